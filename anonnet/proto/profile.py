@@ -1,0 +1,85 @@
+"""Link profiles: a format and a rate each way, and the schedule that follows (docs/protocol.md section 4).
+
+A rate counts whole IP packets on the wire. The schedule is the tick and a whole number of cells per tick
+each way: the slower direction sets the tick, near `TARGET_TICK_NS`, so that its rate is met exactly; the
+faster direction gets as many whole cells as fit.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from anonnet.errors import OperatorError
+from anonnet.spec import NARROW, WIDE, Format
+
+TARGET_TICK_NS: Final = 5_000_000
+NARROW_BELOW: Final = 128_000  # bit/s: slower links carry narrow cells unless told otherwise
+SECOND_NS: Final = 1_000_000_000
+OVERHEAD: Final = {("raw", 4): 20, ("raw", 6): 40, ("udp", 4): 28, ("udp", 6): 48}  # bytes before a datagram
+
+NAMED: Final = {
+    "modem": "33.6k",
+    "isdn": "64k",
+    "adsl": "1m/8m",  # the subscriber's end: out / in
+    "adsl-isp": "8m/1m",  # the other end of it
+    "t1": "1.544m",
+    "10m": "10m",
+    "t3": "44.736m",
+    "100m": "100m",
+}
+_RATE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?)(?:bit|bps)?", re.IGNORECASE)
+_UNIT: Final = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
+_HINT: Final = f"name one of {', '.join(NAMED)}, or a rate such as 2m, 1m/8m (out/in) or 56k:narrow"
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """What a link sends and expects: `cells_out` and `cells_in` datagrams every `tick_ns`."""
+
+    tick_ns: int
+    cells_out: int
+    cells_in: int
+
+    @property
+    def mirrored(self) -> Schedule:
+        """The same link as its other end sees it."""
+        return Schedule(self.tick_ns, self.cells_in, self.cells_out)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What an operator chose for a link; rates in bit/s of whole IP packets."""
+
+    name: str
+    format: Format
+    rate_out: int
+    rate_in: int
+
+    def schedule(self, transport: str, ip_version: int) -> Schedule:
+        """Derive the schedule for a transport (`raw`, `udp`) over IPv4 or IPv6."""
+        bits = 8 * (OVERHEAD[transport, ip_version] + self.format.datagram_len)
+        slower, faster = sorted((self.rate_out, self.rate_in))
+        few = max(1, round(slower * TARGET_TICK_NS / SECOND_NS / bits))
+        tick_ns = round(few * bits * SECOND_NS / slower)
+        many = few if faster == slower else max(few, int(faster * tick_ns / SECOND_NS / bits))
+        out_is_slower = self.rate_out == slower
+        return Schedule(tick_ns, few if out_is_slower else many, many if out_is_slower else few)
+
+
+def parse_profile(text: str) -> Profile:
+    """Read a profile's name or a free rate (`2m`, `1m/8m`, `56k:narrow`); raise OperatorError."""
+    rates, _, format_name = NAMED.get(text, text).partition(":")
+    values = []
+    for part in rates.split("/"):
+        match = _RATE.fullmatch(part.strip())
+        if match is None:
+            raise OperatorError(f"unknown link profile {text!r}", _HINT)
+        values.append(int(float(match[1]) * _UNIT[match[2].lower()]))
+    if len(values) > 2 or not all(9_600 <= value <= 10_000_000_000 for value in values):
+        raise OperatorError(f"link profile {text!r} is out of range", "rates go from 9600 bit/s to 10 Gbit/s")
+    formats = {"": NARROW if min(values) < NARROW_BELOW else WIDE, "wide": WIDE, "narrow": NARROW}
+    if format_name not in formats:
+        raise OperatorError(f"unknown cell format in profile {text!r}", _HINT)
+    return Profile(text, formats[format_name], values[0], values[-1])
