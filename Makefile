@@ -1,0 +1,93 @@
+# sudo make lab     a network of real nodes on this machine, shown working, then removed
+# sudo make test    every check and every test, those that need root too
+# make bench        what a cell costs at one hop: a table, and JSON in build/bench.json
+# make check        ruff, mypy --strict, import-linter
+# make clean        remove what make made
+#
+# All of them first see to it that Debian's packages and .venv are there, so a bare Debian 12 with
+# Python 3.11 and make will do. A second run finds everything in place and goes straight on.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# sudo and CI may leave out the directories of nft, ip and tcpdump.
+export PATH := $(PATH):/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# One package per line: what it is needed for.
+PACKAGES := \
+	ca-certificates  \
+	python3-venv     \
+	python3-dev      \
+	gcc              \
+	libc6-dev        \
+	nftables         \
+	iproute2         \
+	procps           \
+	kmod             \
+	tcpdump          \
+	iperf3           \
+	curl             \
+	iputils-ping     \
+	bind9-dnsutils
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?=
+
+.PHONY: help lab test pytest bench check packages venv clean
+
+help:
+	@sed -n 's/^# \?//; 1,/^$$/p' Makefile
+
+lab: venv
+	$(BIN)/anonnet-tun lab demo --rate t3
+
+test: check pytest
+
+pytest: venv
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: venv
+	@mkdir -p build
+	$(BIN)/python -m tests.bench --json build/bench.json
+
+check: venv
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Packages are looked up each time (milliseconds); apt runs only when one is missing.
+packages:
+	@command -v apt-get >/dev/null || exit 0; \
+	missing=(); \
+	for package in $(PACKAGES); do \
+	    status=$$(dpkg-query -W -f '$${Status}' $$package 2>/dev/null || true); \
+	    [[ $$status == "install ok installed" ]] || missing+=($$package); \
+	done; \
+	if (( $${#missing[@]} )); then \
+	    if (( EUID )); then echo "missing: $${missing[*]} - run this once as root: sudo make venv" >&2; exit 1; fi; \
+	    export DEBIAN_FRONTEND=noninteractive; \
+	    apt-get update -q && apt-get install -q -y --no-install-recommends "$${missing[@]}" </dev/null; \
+	fi
+
+# The stamp holds the checksum of pyproject.toml: times of files mean nothing in a fresh clone.
+venv: packages
+	@stamp=$$(sha256sum pyproject.toml | cut -d' ' -f1); \
+	if [[ $$(cat $(VENV)/stamp 2>/dev/null || true) == "$$stamp" ]] && $(BIN)/python -c 'import anonnet' 2>/dev/null; then exit 0; fi; \
+	python=; \
+	for candidate in $${PYTHON:-} python3 /usr/bin/python3 python3.1{4,3,2,1}; do \
+	    if $$candidate -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+	    then python=$$candidate; break; fi; \
+	done; \
+	if [[ -z $$python ]]; then echo "no Python of 3.11 or later: apt install python3, or name one with PYTHON=" >&2; exit 1; fi; \
+	rm -rf $(VENV); \
+	$$python -m venv $(VENV); \
+	$(BIN)/python -m pip install -q -e '.[dev]'; \
+	echo "$$stamp" > $(VENV)/stamp
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find anonnet tests -name __pycache__ -prune -exec rm -rf {} +
