@@ -1,0 +1,206 @@
+"""Packets into cells and back (docs/protocol.md section 7).
+
+Content of a DATA cell: the rest of a packet that began earlier, then packets back to back, each after its
+length (u16). A length of 0, or fewer than 2 bytes left, ends the cell. The payload header's `first` says
+where the first packet that starts in the cell does, so a lost cell costs only the packets that it held a
+part of; its `sequence` counts the DATA cells of one direction of a circuit, whatever route each takes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+from anonnet.spec import NO_FIRST, PAYLOAD_HEADER_LEN, SLOT_MASK, Kind
+from anonnet.wire.cell import PAYLOAD_HEADER, CellRow
+
+LENGTH_LEN: Final = 2
+MAX_PACKET: Final = 0xFFFF
+_HALF: Final = 1 << 31
+_RECENT_GAPS: Final = 64
+
+
+class Segmenter:
+    """Cuts packets into the content of cells. One per circuit and direction."""
+
+    def __init__(self, content_len: int, limit_bytes: int) -> None:
+        self._content_len = content_len
+        self._limit = limit_bytes
+        self._queue: deque[bytes] = deque()  # packets, each after its length
+        self._head = b""  # the one being sent, and how much of it has gone
+        self._head_at = 0
+        self._queued = 0
+        self._sequence = 0
+        self._zeros = memoryview(bytes(content_len))
+        self.dropped = 0  # packets
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that wait, lengths included."""
+        return self._queued + len(self._head) - self._head_at
+
+    def push(self, packet: bytes | bytearray | memoryview) -> bool:
+        """Queue a packet; False if it is dropped: the queue is full, or no packet has that length."""
+        size = len(packet)
+        if not 0 < size <= MAX_PACKET or self.backlog + size > self._limit:
+            self.dropped += 1
+            return False
+        self._queue.append(size.to_bytes(LENGTH_LEN, "big") + packet)
+        self._queued += size + LENGTH_LEN
+        return True
+
+    def fill(self, row: CellRow) -> bool:
+        """Write the payload of one DATA cell; False, with the row untouched, if there is nothing to send."""
+        queue, head, at = self._queue, self._head, self._head_at
+        if at == len(head) and not queue:
+            return False
+        content, size = row.content, self._content_len
+        first = NO_FIRST
+        used = 0
+        while True:
+            if at == len(head):
+                if not queue or size - used < LENGTH_LEN:
+                    break
+                head, at = queue.popleft(), 0
+                self._queued -= len(head)
+                if first == NO_FIRST:
+                    first = used
+            take = min(len(head) - at, size - used)
+            content[used : used + take] = head[at : at + take]
+            at += take
+            used += take
+            if used == size:
+                break
+        if used < size:  # rows are used again: what they held must not travel as padding
+            content[used:] = self._zeros[used:]
+        self._head, self._head_at = head, at
+        row.set_payload_header(Kind.DATA, first, self._sequence)
+        self._sequence = (self._sequence + 1) & SLOT_MASK
+        return True
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of cells that did not simply come in order."""
+
+    lost: int = 0  # given up on
+    late: int = 0  # came after they were given up on
+    duplicate: int = 0
+    malformed: int = 0  # cells that contradict themselves or the one before
+
+
+class Reassembler:
+    """Puts packets together again, in order. One per circuit and direction.
+
+    A cell that comes before its turn is held until the missing ones are there, for at most `hold_ns`, and
+    at most `max_held` are. Packets longer than `max_packet` bytes are malformed.
+    """
+
+    def __init__(self, content_len: int, hold_ns: int, max_held: int = 256, max_packet: int = MAX_PACKET) -> None:
+        self._content_len = content_len
+        self._hold_ns = hold_ns
+        self._max_held = max_held
+        self._max_packet = max_packet
+        self._next = 0  # sequence number
+        self._held: dict[int, tuple[int, bytes]] = {}  # sequence: came at, payload; oldest first
+        self._gaps: deque[tuple[int, int]] = deque(maxlen=_RECENT_GAPS)  # given up on: first, how many
+        self._parts: list[bytes] = []  # of the packet that goes on in the next cell
+        self._missing = 0  # how many bytes of it are still to come
+        self.counts = Counts()
+
+    def receive(self, payload: memoryview, now: int) -> list[bytes]:
+        """Take in a DATA cell's payload (header and content); return the packets now ready, in order."""
+        data = bytes(payload)  # the row is used again
+        sequence = PAYLOAD_HEADER.unpack_from(data)[1]
+        packets: list[bytes] = []
+        if sequence == self._next:
+            self._take(data, packets)
+            if self._held:
+                self._take_held(packets)
+                self._expire(now, packets)
+            return packets
+        if (sequence - self._next) & SLOT_MASK >= _HALF:
+            if any((sequence - first) & SLOT_MASK < count for first, count in self._gaps):
+                self.counts.late += 1
+            else:
+                self.counts.duplicate += 1
+        elif sequence in self._held:
+            self.counts.duplicate += 1
+        else:
+            self._held[sequence] = (now, data)
+            if len(self._held) > self._max_held:
+                self._skip_gap(packets)
+        if self._held:
+            self._expire(now, packets)
+        return packets
+
+    def on_deadline(self, now: int) -> list[bytes]:
+        """Give up on cells that have been missing for `hold_ns`; return the packets that waited."""
+        packets: list[bytes] = []
+        self._expire(now, packets)
+        return packets
+
+    def next_deadline(self) -> int | None:
+        """Return when (ns) `on_deadline` is due, if ever."""
+        for came_at, _ in self._held.values():
+            return came_at + self._hold_ns
+        return None
+
+    def _expire(self, now: int, packets: list[bytes]) -> None:
+        while (deadline := self.next_deadline()) is not None and deadline <= now:
+            self._skip_gap(packets)
+
+    def _skip_gap(self, packets: list[bytes]) -> None:
+        """Go on with the first held cell, without those missing before it."""
+        count = min((sequence - self._next) & SLOT_MASK for sequence in self._held)
+        self.counts.lost += count
+        self._gaps.append((self._next, count))
+        self._next = (self._next + count) & SLOT_MASK
+        self._drop_partial()
+        self._take_held(packets)
+
+    def _take_held(self, packets: list[bytes]) -> None:
+        while (held := self._held.pop(self._next, None)) is not None:
+            self._take(held[1], packets)
+
+    def _drop_partial(self) -> None:
+        self._parts.clear()
+        self._missing = 0
+
+    def _take(self, data: bytes, packets: list[bytes]) -> None:
+        """Take the packets out of the payload that is next in order."""
+        self._next = (self._next + 1) & SLOT_MASK
+        end = PAYLOAD_HEADER_LEN + self._content_len
+        first = (data[0] << 8 | data[1]) & NO_FIRST
+        if missing := self._missing:
+            if first in (NO_FIRST, missing):
+                self._parts.append(data[PAYLOAD_HEADER_LEN : PAYLOAD_HEADER_LEN + missing])
+                self._missing = max(0, missing - self._content_len)
+                if not self._missing:
+                    packets.append(b"".join(self._parts))
+                    self._parts.clear()
+            else:
+                self.counts.malformed += 1
+                self._drop_partial()
+        if first == NO_FIRST:
+            return
+        at = PAYLOAD_HEADER_LEN + first
+        if at + LENGTH_LEN > end or not data[at] << 8 | data[at + 1]:
+            self.counts.malformed += 1
+            return
+        while at + LENGTH_LEN <= end:
+            size = data[at] << 8 | data[at + 1]
+            if not size:
+                return
+            if size > self._max_packet:
+                self.counts.malformed += 1
+                return
+            at += LENGTH_LEN
+            stop = at + size
+            if stop > end:
+                self._parts.append(data[at:end])
+                self._missing = stop - end
+                return
+            packets.append(data[at:stop])
+            at = stop

@@ -1,0 +1,115 @@
+"""Route signalling (docs/protocol.md section 5): what a caller and one hop of its route say to each other.
+
+The messages travel in SIGNAL payloads, inside the onion layers, through the reliable ordered channel of
+wire.stream: one channel between the caller and each hop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Final, TypeAlias
+
+from anonnet.ids import NODE_ID_LEN, NodeId
+from anonnet.wire.control import HANDSHAKE, REASON, Reason
+from anonnet.wire.fields import U64, Codec, Exactly
+
+CIRCUIT_SECRET_LEN: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Extend:
+    """Caller to the route's last hop: make `next_hop` the one after you."""
+
+    next_hop: Annotated[NodeId, Exactly(NODE_ID_LEN)]
+    handshake: Annotated[bytes, HANDSHAKE]
+
+
+@dataclass(frozen=True, slots=True)
+class Extended:
+    """The new hop's side of the handshake, passed on by the hop before it."""
+
+    handshake: Annotated[bytes, HANDSHAKE]
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendRefused:
+    """The route was not extended, and nothing beyond this hop remains."""
+
+    reason: Annotated[Reason, REASON]
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Caller to the exit: carry IP packets on this route, for the circuit that this secret names."""
+
+    secret: Annotated[bytes, Exactly(CIRCUIT_SECRET_LEN)]
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The exit will carry packets on this route."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRefused:
+    """The exit will not."""
+
+    reason: Annotated[Reason, REASON]
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """Asks for an EchoReply with the same token; either side."""
+
+    token: Annotated[int, U64]
+
+
+@dataclass(frozen=True, slots=True)
+class EchoReply:
+    """Answers an Echo."""
+
+    token: Annotated[int, U64]
+
+
+@dataclass(frozen=True, slots=True)
+class Truncated:
+    """A hop to the caller: the part of the route beyond this hop died."""
+
+    reason: Annotated[Reason, REASON]
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Ends the route, said by either end to the other."""
+
+    reason: Annotated[Reason, REASON]
+
+
+SignalMessage: TypeAlias = (
+    Extend | Extended | ExtendRefused | Open | Opened | OpenRefused | Echo | EchoReply | Truncated | End
+)
+
+_CODEC: Final[Codec[SignalMessage]] = Codec(
+    {
+        1: Extend,
+        2: Extended,
+        3: ExtendRefused,
+        4: Open,
+        5: Opened,
+        6: OpenRefused,
+        7: Echo,
+        8: EchoReply,
+        9: Truncated,
+        10: End,
+    }
+)
+
+
+def encode(message: SignalMessage) -> bytes:
+    """Return the bytes of a message; ValueError or OverflowError if a field's value is illegal."""
+    return _CODEC.encode(message)
+
+
+def decode(data: bytes) -> SignalMessage:
+    """Return the message that `data` is, all of it; raise Malformed otherwise."""
+    return _CODEC.decode(data)
