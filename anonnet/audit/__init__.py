@@ -1,0 +1,1 @@
+"""What a wire observer can tell: captures read into arrays, counted per tick, compared and drawn."""
