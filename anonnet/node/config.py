@@ -23,7 +23,6 @@ from anonnet.node.endpoint import Endpoint, Transport, parse_endpoint
 from anonnet.proto.profile import parse_profile
 from anonnet.spec import IP_PROTOCOL, UDP_PORT
 
-DEFAULT_PATH: Final = Path("/etc/anonnet/anonnet.toml")
 FEW_HOPS: Final = 3  # fewer than these protect little: first relay and exit are neighbours, or one node
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
