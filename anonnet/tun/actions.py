@@ -1,0 +1,140 @@
+"""Single changes to the host, as data: what the journal stores and what --verbose prints.
+
+Each prints (`str`) as the command that an administrator would type for the same effect, after wg-quick.
+Every one of them may be performed twice: adding what exists and removing what is gone are not errors, so
+that an undo interrupted half-way can simply be run again.
+"""
+
+from __future__ import annotations
+
+import socket
+
+import msgspec
+
+MAIN_TABLE = 254  # RT_TABLE_MAIN, linux/rtnetlink.h
+_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
+
+
+class _Action(msgspec.Struct, frozen=True, tag=True):
+    """Base: frozen, and tagged with its name in JSON."""
+
+
+class Nft(_Action, frozen=True):
+    """Hand `script` to `nft -f -`: one transaction, all of it or nothing."""
+
+    script: str
+    summary: str  # one line for people
+
+    def __str__(self) -> str:
+        return f"nft -f - <<< '{self.summary}'"
+
+
+class Rule(_Action, frozen=True):
+    """Add or delete a policy routing rule. `to` is an address range, `fwmark` matches when *not* equal."""
+
+    add: bool
+    version: int  # 4 or 6
+    priority: int
+    table: int
+    not_fwmark: int | None = None
+    to: str | None = None
+
+    @property
+    def family(self) -> int:
+        """AF_INET or AF_INET6."""
+        return int(_FAMILY[self.version])
+
+    def __str__(self) -> str:
+        selector = f"to {self.to} " if self.to else ""
+        if self.not_fwmark is not None:
+            selector += f"not fwmark {self.not_fwmark:#x} "
+        table = "main" if self.table == MAIN_TABLE else self.table
+        verb = "add" if self.add else "del"
+        return f"ip -{self.version} rule {verb} {selector}lookup {table} priority {self.priority}"
+
+
+class Route(_Action, frozen=True):
+    """Add or delete the route to `to` (a range, or "default") by `device`, preferring `source` if any."""
+
+    add: bool
+    version: int
+    to: str
+    device: str
+    table: int = MAIN_TABLE
+    source: str = ""
+
+    @property
+    def family(self) -> int:
+        """AF_INET or AF_INET6."""
+        return int(_FAMILY[self.version])
+
+    def __str__(self) -> str:
+        verb = "add" if self.add else "del"
+        source = f" src {self.source}" if self.source else ""
+        table = "" if self.table == MAIN_TABLE else f" table {self.table}"
+        return f"ip -{self.version} route {verb} {self.to} dev {self.device}{source}{table}"
+
+
+class Sysctl(_Action, frozen=True):
+    """Write `value` to `key`, which is a path below /proc/sys (names of devices may hold dots)."""
+
+    key: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"echo {self.value} > /proc/sys/{self.key}"
+
+
+class WriteFile(_Action, frozen=True):
+    """Overwrite `path` in place with `content`."""
+
+    path: str
+    content: bytes
+
+    def __str__(self) -> str:
+        return f"write {self.path}"
+
+
+class RestoreFile(_Action, frozen=True):
+    """Put `prior` back (None: remove the file), unless somebody has since replaced our content."""
+
+    path: str
+    ours: bytes
+    prior: bytes | None
+
+    def __str__(self) -> str:
+        return f"restore {self.path}"
+
+
+class Run(_Action, frozen=True):
+    """Run a command, with `stdin`. `required` false: its failure is no matter (its device may be gone)."""
+
+    argv: tuple[str, ...]
+    stdin: str = ""
+    required: bool = True
+
+    def __str__(self) -> str:
+        return " ".join(self.argv) + (f" <<< '{self.stdin.strip()}'" if self.stdin else "")
+
+
+class CreateTun(_Action, frozen=True):
+    """Create a TUN device, give it its addresses, bring it up. Performing it gives a `device.Tun`."""
+
+    name: str
+    addresses: tuple[str, ...]  # with prefix lengths
+    mtu: int
+
+    def __str__(self) -> str:
+        return f"ip tuntap add {self.name} mode tun; mtu {self.mtu}, {', '.join(self.addresses)}"
+
+
+class DeleteTun(_Action, frozen=True):
+    """Delete the device, whoever still holds its descriptor. One that is not tagged as ours stays."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"ip link del {self.name}"
+
+
+Action = Nft | Rule | Route | Sysctl | WriteFile | RestoreFile | Run | CreateTun | DeleteTun

@@ -1,0 +1,114 @@
+"""The TUN device (Linux, Documentation/networking/tuntap.rst), through python-pytun and netlink."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytun
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from anonnet.errors import OperatorError
+from anonnet.tun.actions import CreateTun
+
+_ADDR_GEN_MODE = "/proc/sys/net/ipv6/conf/{}/addr_gen_mode"
+_TAG = "anonnet-tun"  # the device's alias: without it, a device is somebody else's and never deleted
+_ADDR_GEN_NONE = "1"  # IN6_ADDR_GEN_MODE_NONE, linux/if_link.h
+
+
+@dataclass(frozen=True, slots=True)
+class Tun:
+    """An open TUN device. It lives as long as anybody, in any process, holds a copy of `fd` open."""
+
+    name: str
+    fd: int  # non-blocking; each read and write is one bare IP packet (IFF_NO_PI)
+
+    def close(self) -> None:
+        """Close this process's descriptor, once; the device goes with the last one."""
+        with contextlib.suppress(OSError):
+            os.close(self.fd)
+
+
+def create_tun(action: CreateTun) -> Tun:
+    """Create the device, set MTU and addresses, bring it up.
+
+    Raises OperatorError when the name is taken, TUN devices are not to be had, or rights are missing.
+    """
+    tun = Tun(action.name, _open(action.name))
+    try:
+        with contextlib.suppress(OSError):  # no IPv6 here
+            # No link-local address: the kernel would send router solicitations into the circuit from it.
+            Path(_ADDR_GEN_MODE.format(action.name)).write_text(_ADDR_GEN_NONE)
+        _configure(action)
+    except BaseException:
+        tun.close()
+        raise
+    return tun
+
+
+def delete_tun(name: str) -> None:
+    """Delete a device that `create_tun` made, whoever holds it; do nothing if it is gone or not ours.
+
+    One of ours that a crash left untagged needs no deleting: it went with its only holder.
+    """
+    with IPRoute() as netlink:
+        for link in netlink.get_links():
+            if link.get_attr("IFLA_IFNAME") == name and link.get_attr("IFLA_IFALIAS") == _TAG:
+                with contextlib.suppress(NetlinkError):  # went by itself meanwhile
+                    netlink.link("del", index=link["index"])
+
+
+def device_exists(name: str) -> bool:
+    """Return whether a network device of this name exists."""
+    try:
+        socket.if_nametoindex(name)
+    except OSError:
+        return False
+    return True
+
+
+def _open(name: str) -> int:
+    if device_exists(name):
+        raise _occupied(name)
+    try:
+        # EXCL: never attach to a device that appeared since the look above.
+        device = pytun.TunTapDevice(name=name, flags=pytun.IFF_TUN | pytun.IFF_NO_PI | pytun.IFF_TUN_EXCL)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise _occupied(name) from error
+        if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+            hint = "load the driver (modprobe tun); in a container, ask its host"
+            raise OperatorError("no /dev/net/tun", hint) from error
+        if error.errno in (errno.EPERM, errno.EACCES):
+            raise OperatorError("may not open a TUN device (no CAP_NET_ADMIN)", "run it with sudo") from error
+        hint = "a name has at most 15 characters, without / or spaces"
+        raise OperatorError(f"cannot create the TUN device {name}: {error}", hint) from error
+    try:
+        fd = os.dup(device.fileno())  # pytun closes its own when the object goes
+    finally:
+        device.close()
+    os.set_blocking(fd, False)
+    return fd
+
+
+def _occupied(name: str) -> OperatorError:
+    hint = f"choose another name, or remove it (ip link del {name})"
+    return OperatorError(f"TUN name {name} is occupied by another device", hint)
+
+
+def _configure(action: CreateTun) -> None:
+    try:
+        with IPRoute() as netlink:
+            index = netlink.link_lookup(ifname=action.name)[0]
+            netlink.link("set", index=index, ifalias=_TAG, mtu=action.mtu, state="up")
+            for address in action.addresses:
+                host, _, length = address.partition("/")
+                netlink.addr("add", index=index, address=host, prefixlen=int(length))
+    except NetlinkError as error:
+        what = f"cannot configure the TUN device {action.name}: {error}"
+        raise OperatorError(what, "run it as root") from error

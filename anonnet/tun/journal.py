@@ -1,0 +1,128 @@
+"""What must be undone, on disk before it is done.
+
+One JSON file in two places: the run directory (gone after a reboot, as most changes are) and the state
+directory (still there, for the changes that outlive a reboot). Each write replaces the file by rename and
+reaches the disk before the change is made; so a crash at any instant leaves a list that covers everything
+done and at most one thing that was not, and undoing what was not done is harmless.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+
+from anonnet.errors import OperatorError
+from anonnet.tun.plan import Step
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class _Page(msgspec.Struct, frozen=True):
+    """The file's content."""
+
+    boot_id: str
+    steps: list[Step]
+    version: int = 1
+
+
+class Journal:
+    """The steps made and not yet undone, kept in `run_dir` and `state_dir` as NAME.json."""
+
+    def __init__(self, run_dir: Path, state_dir: Path, name: str) -> None:
+        self.paths = (run_dir / f"{name}.json", state_dir / f"{name}.json")
+        self.steps = self._load()
+
+    def add(self, step: Step) -> None:
+        """Record a step that is about to be made. The first of a name wins: it knows the true prior state."""
+        if all(known.name != step.name for known in self.steps):
+            self.steps.append(step)
+            self._write()
+
+    def remove(self, step: Step) -> None:
+        """Forget a step that has been undone; the last one takes the files with it."""
+        self.steps.remove(step)
+        self._write()
+
+    def _write(self) -> None:
+        data = msgspec.json.encode(_Page(_boot_id(), self.steps))
+        for path in self.paths:
+            try:
+                if self.steps:
+                    _replace(path, data)
+                else:
+                    path.unlink(missing_ok=True)
+            except OSError as error:
+                hint = "nothing is changed that a crash could not undo; make room there, or run it as root"
+                raise OperatorError(f"cannot write {path}: {error.strerror}", hint) from error
+
+    def _load(self) -> list[Step]:
+        """Return the longer of the two lists, since a crash may fall between the two writes."""
+        found: list[Step] = []
+        for path in self.paths:
+            try:
+                page = msgspec.json.decode(path.read_bytes(), type=_Page)
+            except FileNotFoundError:
+                continue
+            except (OSError, msgspec.DecodeError) as error:
+                hint = "remove it if `nft list ruleset` and `ip rule` look right"
+                raise OperatorError(f"cannot read the journal {path}: {error}", hint) from error
+            steps = page.steps
+            if page.boot_id != _boot_id():
+                steps = [step for step in steps if step.survives_reboot]
+            found = max(found, steps, key=len)
+        return found
+
+
+class Lock:
+    """One `up` or `down` at a time: an advisory lock on a file in the run directory."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = -1
+
+    def __enter__(self) -> Lock:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._fd)
+            raise OperatorError(
+                "another up or down is running", "wait for it, or press Ctrl-C there"
+            ) from error
+        except OSError as error:
+            raise OperatorError(f"cannot lock {self._path}: {error.strerror}", "run it as root") from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._fd)
+
+
+def _boot_id() -> str:
+    with contextlib.suppress(OSError):
+        return _BOOT_ID.read_text().strip()
+    return ""
+
+
+def _replace(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".new")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    temporary.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)  # the rename itself
+    finally:
+        os.close(directory)

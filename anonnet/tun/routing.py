@@ -1,0 +1,130 @@
+"""Policy routing: everything without the mark goes by our table, whatever the main table says.
+
+wg-quick lets main's specific routes win (`suppress_prefixlength 0`); that is what TunnelVision
+(CVE-2024-3661) abuses, with routes handed out by DHCP option 121. Here main is asked only for marked
+datagrams and for the ranges in `lan`. The local table (priority 0) stays first: a host's own addresses work.
+Sockets bound to a device (DHCP clients) find no route for it in our table and fall through to main.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from anonnet import spec
+from anonnet.errors import OperatorError
+from anonnet.tun.actions import MAIN_TABLE, Action, Route, Rule, Sysctl
+from anonnet.tun.plan import Phase, Step
+
+TABLE: Final = 0x616E  # 24942, "an"
+MARK: Final = 0x616E  # SO_MARK of link traffic, unless configured
+LAN_PRIORITY: Final = 1100  # before any rule of a VPN; after those of VRFs (1000)
+TUNNEL_PRIORITY: Final = 1110
+
+_SRC_VALID_MARK = "net/ipv4/conf/all/src_valid_mark"
+_FIB_RULE_INVERT = 2  # linux/fib_rules.h
+_EEXIST, _ABSENT = 17, (2, 3, 19)  # ENOENT, ESRCH, ENODEV
+
+
+def routing_steps(
+    tun: str, mark: int, lan: Sequence[str], *, prior_src_valid_mark: str, ipv6: bool
+) -> list[Step]:
+    """Return the steps that turn all unmarked traffic, but for that to `lan`, into the tunnel."""
+    inner = {4: spec.INNER4_CALLER, 6: spec.INNER6_CALLER}
+    versions = (4, 6) if ipv6 else (4,)
+    steps = [
+        Step(
+            name="src-valid-mark",  # the reverse-path filter must heed the mark that the firewall sets
+            phase=Phase.ROUTES,
+            do=Sysctl(_SRC_VALID_MARK, "1"),
+            undo=Sysctl(_SRC_VALID_MARK, prior_src_valid_mark),
+        )
+    ]
+    for version in versions:
+        steps.append(route_step(Phase.ROUTES, version, "default", tun, table=TABLE, source=inner[version]))
+    for network in map(ipaddress.ip_network, lan):
+        if network.version in versions:
+            steps.append(_rule_step(network.version, LAN_PRIORITY, MAIN_TABLE, to=str(network)))
+    for version in versions:
+        steps.append(_rule_step(version, TUNNEL_PRIORITY, TABLE, not_fwmark=mark))
+    return steps
+
+
+def route_step(
+    phase: Phase, version: int, to: str, device: str, *, table: int = MAIN_TABLE, source: str = ""
+) -> Step:
+    """Return the step that adds one route."""
+    return Step(
+        name=f"route-{to}-ipv{version}",
+        phase=phase,
+        do=Route(True, version, to, device, table, source),
+        undo=Route(False, version, to, device, table, source),
+    )
+
+
+def _rule_step(
+    version: int, priority: int, table: int, *, not_fwmark: int | None = None, to: str | None = None
+) -> Step:
+    def rule(add: bool) -> Action:
+        return Rule(add, version, priority, table, not_fwmark, to)
+
+    return Step(
+        name=f"rule-{to or 'tunnel'}-ipv{version}", phase=Phase.ROUTES, do=rule(True), undo=rule(False)
+    )
+
+
+# -- netlink --------------------------------------------------------------------------------------
+
+
+def change_rule(rule: Rule) -> None:
+    """Add or delete a rule; one that is already there, or already gone, is fine."""
+    request: dict[str, object] = {"family": rule.family, "priority": rule.priority, "table": rule.table}
+    if rule.not_fwmark is not None:
+        request |= {"fwmark": rule.not_fwmark, "fwmask": 0xFFFFFFFF, "flags": _FIB_RULE_INVERT}
+    if rule.to is not None:
+        network = ipaddress.ip_network(rule.to)
+        request |= {"dst": str(network.network_address), "dst_len": network.prefixlen}
+    with IPRoute() as netlink:
+        _change(lambda: netlink.rule("add" if rule.add else "del", **request), str(rule), rule.add)
+
+
+def change_route(route: Route) -> None:
+    """Add or delete a route; one that is already there, or already gone, is fine."""
+    with IPRoute() as netlink:
+        index = _index(netlink, route.device)
+        if index is None:
+            if route.add:
+                raise OperatorError(
+                    f"`{route}`: there is no device {route.device}", "is the daemon still running?"
+                )
+            return
+        request = {"family": route.family, "dst": route.to, "oif": index, "table": route.table}
+        if route.source:
+            request["prefsrc"] = route.source
+        verb = "add" if route.add else "del"
+        _change(lambda: netlink.route(verb, proto="static", **request), str(route), route.add)
+
+
+def rules_in_place() -> bool:
+    """Return whether a rule of ours leads into our table."""
+    with IPRoute() as netlink:
+        return any(rule.get_attr("FRA_TABLE") == TABLE for rule in netlink.get_rules())
+
+
+def _index(netlink: IPRoute, device: str) -> int | None:
+    found = netlink.link_lookup(ifname=device)
+    return int(found[0]) if found else None
+
+
+def _change(request: Callable[[], object], shown: str, add: bool) -> None:
+    try:
+        request()
+    except NetlinkError as error:
+        if (add and error.code == _EEXIST) or (not add and error.code in _ABSENT):
+            return
+        hint = "does this kernel have policy routing? run it as root"
+        raise OperatorError(f"`{shown}` failed: {error}", hint) from error
