@@ -17,6 +17,7 @@ from anonnet.wire.cell import PAYLOAD_HEADER, CellRow
 
 LENGTH_LEN: Final = 2
 MAX_PACKET: Final = 0xFFFF
+MAX_HELD: Final = 256  # cells
 _HALF: Final = 1 << 31
 _RECENT_GAPS: Final = 64
 
@@ -97,7 +98,9 @@ class Reassembler:
     at most `max_held` are. Packets longer than `max_packet` bytes are malformed.
     """
 
-    def __init__(self, content_len: int, hold_ns: int, max_held: int = 256, max_packet: int = MAX_PACKET) -> None:
+    def __init__(
+        self, content_len: int, hold_ns: int, max_held: int = MAX_HELD, max_packet: int = MAX_PACKET
+    ) -> None:
         self._content_len = content_len
         self._hold_ns = hold_ns
         self._max_held = max_held
