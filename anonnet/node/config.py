@@ -19,14 +19,15 @@ from msgspec import Meta, Struct
 
 from anonnet.errors import ConfigError, Malformed, OperatorError
 from anonnet.ids import parse_node_id
-from anonnet.node.endpoint import Endpoint, Transport, parse_endpoint
+from anonnet.node.address import parse_address
 from anonnet.proto.profile import parse_profile
 from anonnet.spec import IP_PROTOCOL, UDP_PORT
+from anonnet.wire.descriptor import MAX_ADDRESSES, MAX_NAME_LEN, Address
 
 FEW_HOPS: Final = 3  # fewer than these protect little: first relay and exit are neighbours, or one node
 
+TransportName = Literal["raw", "udp"]
 Port = Annotated[int, Meta(ge=1, le=65535)]
-Name = Annotated[str, Meta(pattern=r"^[ -~]{0,32}$", description="write at most 32 plain ASCII characters")]
 # The kernel's limit for interface names is 15 bytes (IFNAMSIZ less the NUL).
 Interface = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$", description="write at most 15 of a-z 0-9 _ . -")
@@ -40,7 +41,7 @@ class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class NodeSection(_Section, frozen=True):
     """[node]: where this node keeps things, and as whom it runs."""
 
-    name: Name = ""
+    name: str = ""
     state_dir: Path = Path("/var/lib/anonnet")
     run_dir: Path = Path("/run/anonnet")
     user: str = "anonnet"
@@ -61,6 +62,11 @@ class TransportSection(_Section, frozen=True):
     bind6: IPv6Address = IPv6Address("::")
     addresses: tuple[str, ...] = ()
 
+    @property
+    def parsed(self) -> tuple[Address, ...]:
+        """`addresses`: where others may reach this node."""
+        return tuple(parse_address(text) for text in self.addresses)
+
 
 class LinksSection(_Section, frozen=True):
     """[links]: what peers get that do not say otherwise."""
@@ -80,6 +86,8 @@ class ExitSection(_Section, frozen=True):
     """[exit]: whether this node forwards to the Internet, and what it will not forward."""
 
     enabled: bool = False
+    ipv4: bool = True
+    ipv6: bool = True
     tun: Interface = "anonexit0"
     pool4: str = "100.127.0.0/16"
     pool6: str = "fd61:6e6f:6e6e:1::/64"
@@ -105,14 +113,14 @@ class PeerSection(_Section, frozen=True):
 
     invite: str
     link: bool = True
-    transport: Transport | None = None
+    transport: TransportName | None = None
     address: str | None = None
     profile: str | None = None
 
     @property
-    def endpoint(self) -> Endpoint | None:
-        """`address`, parsed: where to reach the peer whatever its invite says."""
-        return None if self.address is None else parse_endpoint(self.address)
+    def parsed(self) -> Address | None:
+        """`address`: where to reach the peer, whatever its invite says."""
+        return None if self.address is None else parse_address(self.address)
 
 
 class Config(_Section, frozen=True):
@@ -125,11 +133,6 @@ class Config(_Section, frozen=True):
     exit: ExitSection = ExitSection()
     caller: CallerSection = CallerSection()
     peers: tuple[PeerSection, ...] = ()
-
-    @property
-    def addresses(self) -> tuple[Endpoint, ...]:
-        """Where others may reach this node."""
-        return tuple(parse_endpoint(text) for text in self.transport.addresses)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -184,6 +187,8 @@ def _cross_check(config: Config, source: str) -> None:
     """Check what no single key's type can say."""
     if not config.transport.raw and not config.transport.udp:
         raise ConfigError(f"{source}: transport.raw and transport.udp are off", "set one of them to true")
+    if len(config.transport.addresses) > MAX_ADDRESSES:
+        raise ConfigError(f"{source}: too many transport.addresses", f"keep {MAX_ADDRESSES} at most")
     if config.exit.tun == config.caller.tun:
         raise ConfigError(f"{source}: exit.tun and caller.tun are the same", "give them different names")
     for key, read, text in _texts(config):
@@ -193,16 +198,15 @@ def _cross_check(config: Config, source: str) -> None:
             raise ConfigError(f"{source}: {key}: {error.what}", error.hint) from None
         except (ValueError, Malformed) as error:
             raise ConfigError(f"{source}: {key} = {text!r} will not do", str(error)) from None
-    for index, endpoint in enumerate(config.addresses):
-        _check_on(config, source, f"transport.addresses[{index}]", endpoint.transport)
+    for index, address in enumerate(config.transport.addresses):
+        _check_on(config, source, f"transport.addresses[{index}]", address.partition(":")[0])
     seen: dict[str, int] = {}
     for index, peer in enumerate(config.peers):
         if (first := seen.setdefault(peer.invite, index)) != index:
             raise ConfigError(f"{source}: peers[{index}] repeats peers[{first}]", "keep one of the two")
-        address = peer.endpoint
-        if address and peer.transport not in (None, address.transport):
+        if peer.transport and peer.address and not peer.address.startswith(peer.transport):
             raise ConfigError(f"{source}: peers[{index}]: address contradicts transport", "leave one out")
-        if transport := address.transport if address else peer.transport:
+        if transport := peer.transport or (peer.address or "").partition(":")[0]:
             _check_on(config, source, f"peers[{index}]", transport)
 
 
@@ -210,7 +214,7 @@ def _texts(config: Config) -> Iterator[tuple[str, Callable[[str], object], str]]
     """Yield every string with a grammar of its own: its key, its parser and itself."""
     exit_, caller = config.exit, config.caller
     lists: list[tuple[str, Callable[[str], object], tuple[str, ...]]] = [
-        ("transport.addresses", parse_endpoint, config.transport.addresses),
+        ("transport.addresses", parse_address, config.transport.addresses),
         ("node.family", parse_node_id, config.node.family),
         ("exit.allow", ip_network, exit_.allow),
         ("exit.deny", ip_network, exit_.deny),
@@ -218,6 +222,7 @@ def _texts(config: Config) -> Iterator[tuple[str, Callable[[str], object], str]]
     ]
     for key, read, texts in lists:
         yield from ((f"{key}[{index}]", read, text) for index, text in enumerate(texts))
+    yield "node.name", _read_name, config.node.name
     yield "links.profile", parse_profile, config.links.profile
     yield "exit.pool4", IPv4Network, exit_.pool4
     yield "exit.pool6", IPv6Network, exit_.pool6
@@ -229,10 +234,15 @@ def _texts(config: Config) -> Iterator[tuple[str, Callable[[str], object], str]]
         if peer.profile is not None:
             yield f"peers[{index}].profile", parse_profile, peer.profile
         if peer.address is not None:
-            yield f"peers[{index}].address", parse_endpoint, peer.address
+            yield f"peers[{index}].address", parse_address, peer.address
 
 
-def _check_on(config: Config, source: str, key: str, transport: Transport) -> None:
+def _read_name(text: str) -> None:
+    if len(text.encode()) > MAX_NAME_LEN or not text.isprintable():
+        raise ValueError(f"a name has at most {MAX_NAME_LEN} bytes and can be printed")
+
+
+def _check_on(config: Config, source: str, key: str, transport: str) -> None:
     """Refuse a key that wants a transport which the file turns off."""
     if not (config.transport.raw if transport == "raw" else config.transport.udp):
         raise ConfigError(f"{source}: {key} needs {transport}, now off", f"set transport.{transport} = true")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from anonnet.crypto.suite import SUITES
 from anonnet.errors import ConfigError, Malformed
 from anonnet.ids import NodeId, short
 from anonnet.node.config import Config
-from anonnet.node.endpoint import Endpoint, Transport
 from anonnet.proto.profile import Profile, parse_profile
-from anonnet.wire.descriptor import Descriptor, parse_invite
+from anonnet.wire.descriptor import Address, Descriptor, Transport, parse_invite
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +19,15 @@ class Peer:
     descriptor: Descriptor
     link: bool
     transport: Transport | None
-    address: Endpoint | None
+    address: Address | None
     profile: Profile
 
 
-def read_peers(config: Config, own: NodeId, source: str) -> list[Peer]:
-    """Parse every peer's invite; raise ConfigError for a damaged, repeated or own one, or if none has a link."""
+def read_peers(config: Config, own: NodeId | None, source: str) -> list[Peer]:
+    """Parse every peer's invite; `own` is this node's id, if known.
+
+    Raises ConfigError for an invite that is damaged, of a known node or this node's own.
+    """
     peers: list[Peer] = []
     seen: dict[NodeId, int] = {}
     for index, section in enumerate(config.peers):
@@ -39,11 +42,20 @@ def read_peers(config: Config, own: NodeId, source: str) -> list[Peer]:
             raise ConfigError(f"{key}.invite is this node's own", "name other nodes only")
         if (first := seen.setdefault(node_id, index)) != index:
             raise ConfigError(f"{key} and peers[{first}] are both {short(node_id)}", "keep the newer one")
-        address = section.endpoint
-        transport = address.transport if address else section.transport
+        address = section.parsed
+        transport = Transport[section.transport.upper()] if section.transport else None
+        if address:
+            transport = address.transport
         profile = parse_profile(section.profile or config.links.profile)
+        if descriptor.suite_code != SUITES[config.node.suite].code:
+            hint = "both must use the same network's suite"
+            raise ConfigError(f"{key} does not use suite {config.node.suite}", hint)
         peers.append(Peer(descriptor, section.link, transport, address, profile))
+    return peers
+
+
+def require_link(peers: list[Peer], source: str) -> None:
+    """Raise ConfigError unless there is somebody to link with: a node alone can do nothing."""
     if not any(peer.link for peer in peers):
         hint = "add a [[peers]] table with the line that `anonnet-tun invite` prints on another node"
         raise ConfigError(f"{source}: no peer to link with", hint)
-    return peers
