@@ -31,7 +31,7 @@ SAYS: Final[dict[api.State, str]] = {
 @click.pass_context
 def status(ctx: click.Context, config_path: Path, as_json: bool) -> None:
     """Say whether traffic is protected, and how the links do. Exit code 0 when up, 3 when not."""
-    from anonnet.cli.state import current  # noqa: PLC0415
+    from anonnet.cli.host import current  # noqa: PLC0415
 
     report = current(load(config_path))
     if as_json:

@@ -59,7 +59,7 @@ class Down(Struct, frozen=True, tag="down"):
 class Ping(Struct, frozen=True, tag="ping"):
     """Send echoes to a node inside the network, one `Progress` each; answered by `Pinged`."""
 
-    node: str  # a node id, its beginning, or its name
+    node: str  # a node id
     count: int = 4
 
 

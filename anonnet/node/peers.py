@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from anonnet.crypto.suite import SUITES
-from anonnet.errors import ConfigError, Malformed
-from anonnet.ids import NodeId, short
+from anonnet.errors import ConfigError, Malformed, OperatorError
+from anonnet.ids import NodeId, node_id_text, short
 from anonnet.node.config import Config
 from anonnet.proto.profile import Profile, parse_profile
 from anonnet.wire.descriptor import Address, Descriptor, Transport, parse_invite
@@ -59,3 +59,15 @@ def require_link(peers: list[Peer], source: str) -> None:
     if not any(peer.link for peer in peers):
         hint = "add a [[peers]] table with the line that `anonnet-tun invite` prints on another node"
         raise ConfigError(f"{source}: no peer to link with", hint)
+
+
+def find_node(peers: list[Peer], text: str) -> str:
+    """Return the full id of the peer that `text` means: its id, the beginning of it, or its name."""
+    ids = [node_id_text(peer.descriptor.node_id) for peer in peers]
+    named = [found for found, peer in zip(ids, peers, strict=True) if peer.descriptor.name == text]
+    for found in (named, [found for found in ids if found.startswith(text.lower())]):
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise OperatorError(f"{text!r} fits {len(found)} nodes", f"say which: {', '.join(found)}")
+    raise OperatorError(f"no node {text!r} is known", "`anonnet-tun peers` lists those that are")

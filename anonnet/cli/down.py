@@ -1,0 +1,52 @@
+"""`anonnet-tun down` and `cleanup`: this host as it was before `up`."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import click
+
+from anonnet.cli import config_option
+from anonnet.cli.host import up_settings
+from anonnet.errors import OperatorError
+from anonnet.node import api
+from anonnet.node.client import Client, DaemonDownError
+from anonnet.node.config import Config, load
+from anonnet.tun import host
+
+verbose_option = click.option("-v", "--verbose", is_flag=True, help="Show every change to this host.")
+
+
+@click.command()
+@config_option
+@verbose_option
+def down(config_path: Path, verbose: bool) -> None:
+    """Go back to the plain Internet. The node goes on relaying, and its links do not show this."""
+    config = load(config_path)
+    # The daemon may be dead, or hang: the host must come back all the same.
+    with contextlib.suppress(OperatorError):
+        Client(config.node.run_dir).call(api.Down(), api.Status)
+    was_up = _undo(config, verbose)
+    click.echo("down: this host is as it was before `up`" if was_up else "already down")
+
+
+@click.command()
+@config_option
+@verbose_option
+def cleanup(config_path: Path, verbose: bool) -> None:
+    """Undo every change to this host that a crash left behind; refuse while the node runs."""
+    config = load(config_path)
+    try:
+        Client(config.node.run_dir).call(api.GetStatus(), api.Status)
+    except DaemonDownError:
+        pass
+    else:
+        raise OperatorError("the node is running", "stop it first, or use `anonnet-tun down`")
+    was_dirty = _undo(config, verbose)
+    click.echo("cleaned up" if was_dirty else "nothing to clean up")
+
+
+def _undo(config: Config, verbose: bool) -> bool:
+    settings = up_settings(config, [])
+    return host.down(settings, click.echo) if verbose else host.down(settings)

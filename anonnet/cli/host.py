@@ -1,0 +1,79 @@
+"""This host as the commands see it: what `up` changes, and the state that daemon and host make together."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+import msgspec
+
+from anonnet.node import api
+from anonnet.node.client import Client, DaemonDownError
+from anonnet.node.config import Config, TransportName
+from anonnet.node.peers import Peer
+from anonnet.tun.device import device_exists
+from anonnet.tun.firewall import LinkEndpoint
+from anonnet.tun.host import UpSettings, host_state
+from anonnet.tun.routing import rules_in_place
+from anonnet.wire.descriptor import Address, Transport
+
+_NAMES: Final[dict[Transport, TransportName]] = {Transport.RAW: "raw", Transport.UDP: "udp"}
+
+
+def up_settings(config: Config, peers: list[Peer]) -> UpSettings:
+    """Return what `up` needs to know; `down` and `status` do without the peers."""
+    return UpSettings(
+        tun=config.caller.tun,
+        mark=config.transport.mark,
+        links=tuple(dict.fromkeys(link for peer in peers if peer.link for link in _endpoints(config, peer))),
+        lan=config.caller.lan,
+        run_dir=config.node.run_dir,
+        state_dir=config.node.state_dir,
+    )
+
+
+def current(config: Config) -> api.Status:
+    """Return the daemon's status, its state corrected by what is in place on this host."""
+    try:
+        report = Client(config.node.run_dir).call(api.GetStatus(), api.Status)
+    except DaemonDownError:
+        report = api.Status(api.SCHEMA, None, "down", None, (), ())
+    firewall, tunnel = in_place(config)
+    return msgspec.structs.replace(report, state=combine(report.state, firewall, tunnel))
+
+
+def in_place(config: Config) -> tuple[bool, bool]:
+    """Return whether our firewall stands, and whether with it the device and the rules that lead there do."""
+    if os.geteuid() == 0:
+        host = host_state(up_settings(config, []))
+        return host.firewall, host.firewall and host.tun and host.rules
+    rules = rules_in_place()  # only root may list a firewall; ours stands wherever our rules do
+    return rules, rules and device_exists(config.caller.tun)
+
+
+def combine(daemon: api.State, firewall: bool, tunnel: bool) -> api.State:
+    """Return the state of daemon and host together."""
+    if not firewall:
+        return "down"  # whatever the daemon holds, this host's packets leave in the clear
+    if daemon == "down":
+        return "blocked"
+    return daemon if tunnel else "connecting"
+
+
+def _endpoints(config: Config, peer: Peer) -> list[LinkEndpoint]:
+    """Return where a link's datagrams may go to and come from."""
+    if peer.address:
+        return [_endpoint(config, peer.address)]
+    wanted = [Transport[name.upper()] for name in ("raw", "udp") if getattr(config.transport, name)]
+    if peer.transport:
+        wanted = [peer.transport]
+    known = [address for address in peer.descriptor.addresses if address.transport in wanted]
+    if known:
+        return [_endpoint(config, address) for address in known]
+    ports = {Transport.RAW: config.transport.ip_protocol, Transport.UDP: config.transport.udp_port}
+    return [LinkEndpoint(_NAMES[transport], None, ports[transport]) for transport in wanted]
+
+
+def _endpoint(config: Config, address: Address) -> LinkEndpoint:
+    port = config.transport.ip_protocol if address.transport is Transport.RAW else address.port
+    return LinkEndpoint(_NAMES[address.transport], str(address.host), port)

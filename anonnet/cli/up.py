@@ -1,0 +1,126 @@
+"""`anonnet-tun up`: firewall, TUN, circuit, routes, DNS and a proof that packets pass; or nothing at all."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import click
+from rich.console import Console
+
+from anonnet.cli import config_option
+from anonnet.cli.host import in_place, up_settings
+from anonnet.cli.probe import wait_for_echo
+from anonnet.errors import OperatorError
+from anonnet.node import api
+from anonnet.node.client import Client
+from anonnet.node.config import Config, load
+from anonnet.node.peers import find_node, read_peers, require_link
+from anonnet.tun.commands import require_net_admin
+from anonnet.tun.host import HostSession, Phase
+
+GRACE: Final = 5.0  # seconds for the daemon's answer beyond the time it was given
+
+
+class Steps:
+    """What `up` tells while it works: one line for each step, and a moving one while it waits."""
+
+    def __init__(self) -> None:
+        self.console = Console(highlight=False, soft_wrap=True)
+
+    def did(self, step: str, what: str) -> None:
+        """Say that a step is done."""
+        self.console.print(f"{step:<10}{what}", markup=False)
+
+    @contextlib.contextmanager
+    def waiting(self, step: str, what: str) -> Iterator[Callable[[str], None]]:
+        """Show a moving line on a terminal, a plain one elsewhere; yields what changes its text."""
+        if not self.console.is_terminal:
+            self.did(step, what)
+            yield lambda text: self.did("", text)
+            return
+        with self.console.status(f"{step:<10}{what}") as status:
+            yield lambda text: status.update(f"{step:<10}{text}")
+
+
+@click.command()
+@config_option
+@click.option("--wait", default=60.0, show_default=True, type=click.FloatRange(1), help="Seconds to try for.")
+@click.option("--exit", "exit_", help="Id of the exit, or auto.")
+@click.option("--hops", type=click.IntRange(1, 16), help="Relays and exit of a route.")
+@click.option("-v", "--verbose", is_flag=True, help="Show every change to this host.")
+def up(config_path: Path, wait: float, exit_: str | None, hops: int | None, verbose: bool) -> None:
+    """Carry all of this host's traffic through the network.
+
+    Succeeds only when packets really pass through the circuit. If a step fails, everything is undone.
+    """
+    config = load(config_path)
+    peers = read_peers(config, None, str(config_path))
+    require_link(peers, str(config_path))
+    require_net_admin()
+    deadline = time.monotonic() + wait
+    request = api.Up(exit_ if exit_ in (None, "auto") else find_node(peers, exit_), hops, wait)
+    client = Client(config.node.run_dir)
+    steps = Steps()
+
+    before = client.call(api.GetStatus(), api.Status)
+    if before.state == "up" and all(in_place(config)):
+        if exit_ or hops:
+            before = client.call(request, api.Status, timeout=wait + GRACE)
+        _check(config, steps, deadline)
+        steps.did("already up", _through(before))
+        return
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # undo then, too
+    settings = up_settings(config, peers)
+    echo = (lambda line: steps.console.print(line, markup=False)) if verbose else _silent
+    try:
+        with HostSession(settings, echo) as host:
+            host.apply(Phase.FIREWALL)
+            steps.did("firewall", f"only {settings.tun} and {len(settings.links)} link addresses pass")
+            host.apply(Phase.TUN)
+            steps.did("tunnel", settings.tun)
+            with steps.waiting("circuit", "asking for one") as say:
+                after = client.call(
+                    request,
+                    api.Status,
+                    on_progress=lambda progress: say(progress.text),
+                    fds=(host.tun.fd,),
+                    timeout=wait + GRACE,
+                )
+            steps.did("circuit", _through(after))
+            host.apply(Phase.ROUTES)
+            steps.did("routes", f"all but link datagrams go to {settings.tun}")
+            host.apply(Phase.DNS)
+            steps.did("dns", "asked through the circuit")
+            _check(config, steps, deadline)
+            host.keep()
+    except BaseException:
+        with contextlib.suppress(OperatorError):
+            client.call(api.Down(), api.Status)
+        if not in_place(config)[0]:
+            steps.did("undone", "this host is as it was before")
+        raise
+    steps.did("up", "all of this host's traffic goes through the network")
+
+
+def _check(config: Config, steps: Steps, deadline: float) -> None:
+    with steps.waiting("check", "waiting for an echo through the circuit"):
+        seconds = wait_for_echo(config.caller.tun, deadline - time.monotonic())
+    steps.did("check", f"echo through the circuit in {seconds * 1000:.0f} ms")
+
+
+def _through(status: api.Status) -> str:
+    """Return the hops of the first route, for people."""
+    for circuit in status.circuits:
+        for route in circuit.routes:
+            return " - ".join(hop[:8] for hop in route.hops)
+    return status.exit or "no circuit"
+
+
+def _silent(_line: str) -> None:
+    """Show no change."""
