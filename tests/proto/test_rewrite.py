@@ -222,7 +222,7 @@ REFUSED = {
         IP(src=INNER4_CALLER, dst=PEER4, flags="MF", proto=6) / Raw(bytes(8))
     ),
     "error without a packet": bytes(IP(src=INNER4_CALLER, dst=PEER4) / ICMP(type=3) / Raw(bytes(19))),
-    "error about nonsense 6": bytes(IPv6(src=INNER6_CALLER, dst=PEER6) / ICMPv6DestUnreach() / Raw(bytes(60))),
+    "error about nonsense": bytes(IPv6(src=INNER6_CALLER, dst=PEER6) / ICMPv6DestUnreach() / Raw(bytes(60))),
 }
 
 
@@ -260,9 +260,9 @@ def test_any_ipv6(pool: str, peer: str, sport: int, data: bytes, kind: type[Pack
 UDP4, UDP6 = ip4(UDP(), Raw(b"..")), ip6(UDP(), Raw(b".."))
 
 
-@pytest.mark.parametrize(("build", "addresses"), [(UDP4, ENDS4), (UDP6, ENDS6)], ids=["4", "6"])
-def test_a_udp_checksum_that_comes_to_zero_is_sent_as_ones(build: Built, addresses: tuple[str, str, str]) -> None:
-    inner, pool, peer = addresses
+@pytest.mark.parametrize(("build", "ends"), [(UDP4, ENDS4), (UDP6, ENDS6)], ids=["4", "6"])
+def test_a_udp_checksum_that_comes_to_zero_is_sent_as_ones(build: Built, ends: tuple[str, str, str]) -> None:
+    inner, pool, peer = ends
     data = _ending_in_zero(build, pool, peer)
     packet = bytearray(bytes(_with_data(build, inner, peer, data)))
     assert REWRITER.outward(packet)
