@@ -98,6 +98,7 @@ class Rest:
 
 
 U24: Final = Number(3)
+U32: Final = Number(4)
 U64: Final = Number(8)
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Final, TypeAlias
 
 from anonnet.ids import NODE_ID_LEN, NodeId
 from anonnet.wire.control import HANDSHAKE, REASON, Reason
-from anonnet.wire.fields import U64, Codec, Exactly
+from anonnet.wire.fields import U32, U64, Codec, Exactly
 
 CIRCUIT_SECRET_LEN: Final = 32
 
@@ -26,8 +26,12 @@ class Extend:
 
 @dataclass(frozen=True, slots=True)
 class Extended:
-    """The new hop's side of the handshake, passed on by the hop before it."""
+    """The new hop's side of the handshake, passed on by the hop before it.
 
+    `backward_shift` is what that hop subtracts from the slot numbers of cells from beyond it.
+    """
+
+    backward_shift: Annotated[int, U32]
     handshake: Annotated[bytes, HANDSHAKE]
 
 

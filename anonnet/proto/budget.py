@@ -1,0 +1,50 @@
+"""Admission control: a link never promises more slots than it has (design 5).
+
+Rates are millicells per second; `out` is what this node sends. Both ends of a link keep the same books.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from anonnet.proto.orders import RATE_UNIT
+from anonnet.proto.profile import Schedule
+
+CONTROL_SHARE: Final = 32  # one slot in so many is never promised: control channel, rekeying, set-up
+TEST_SHARE: Final = 64  # and a caller leaves one in so many free for `ping` and debugging runs
+
+
+class LinkBudget:
+    """Slots of one link: what there is, and to which route it is promised."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.capacity_out, self.capacity_in = (
+            cells * RATE_UNIT * (CONTROL_SHARE - 1) // (schedule.tick_ns * CONTROL_SHARE)
+            for cells in (schedule.cells_out, schedule.cells_in)
+        )
+        self._promised: dict[int, tuple[int, int]] = {}
+
+    @property
+    def free_out(self) -> int:
+        """What may still be promised of the slots that this node sends."""
+        return self.capacity_out - sum(out for out, _ in self._promised.values())
+
+    @property
+    def free_in(self) -> int:
+        """The same for those that it receives."""
+        return self.capacity_in - sum(in_ for _, in_ in self._promised.values())
+
+    def reserve(self, route: int, out: int, in_: int) -> bool:
+        """Promise slots to a route; False, and nothing changed, if there are not enough."""
+        if route in self._promised or out > self.free_out or in_ > self.free_in:
+            return False
+        self._promised[route] = (out, in_)
+        return True
+
+    def release(self, route: int) -> None:
+        """Take back what a route was promised, if anything."""
+        self._promised.pop(route, None)
+
+    def clear(self) -> None:
+        """The link is gone and every route with it."""
+        self._promised.clear()

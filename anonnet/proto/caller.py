@@ -1,0 +1,250 @@
+"""This node's own routes: telescoping set-up, use, teardown (docs/protocol.md section 5).
+
+    CREATING --CREATED--> EXTENDING --EXTENDED x (hops - 1)--> OPENING --OPENED--> OPEN
+       |                      |                                   |                 |
+       '--------- refused, no answer in time, link lost ----------'-----------------'--> DEAD
+
+A route that only tests (a debugging run, `ping`) stays in EXTENDED and never opens a circuit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from anonnet.crypto.hop import HopInitiator, HopKeys
+from anonnet.crypto.suite import Suite
+from anonnet.errors import PeerFault
+from anonnet.ids import RouteId, short
+from anonnet.proto import orders as o
+from anonnet.proto.neighbours import Host, Neighbour, Neighbours
+from anonnet.proto.path import KnownNode
+from anonnet.proto.stream import Stream
+from anonnet.wire import control, signal
+from anonnet.wire.control import Reason
+
+SECOND: Final = 1_000_000_000
+STEP_NS: Final = 8 * SECOND  # patience for one step of the set-up ...
+STEP_CELLS: Final = 64  # ... plus the time that so many cells take at the route's rate
+SECRET_LEN: Final = signal.CIRCUIT_SECRET_LEN
+
+
+class RouteState(Enum):
+    """Where a route of ours is in its life; the value is what people read."""
+
+    CREATING = "creating"
+    EXTENDING = "extending"
+    EXTENDED = "extended"
+    OPENING = "opening"
+    OPEN = "open"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Who hears of a route: every step in words, and its end."""
+
+    on_step: Callable[[str], None]
+    on_ready: Callable[[int], None]  # handle: extended as wished, and open if that was wished
+    on_dead: Callable[[int, Reason], None]
+    on_echo: Callable[[int, int, int], None]  # handle, hop, token
+
+
+class OwnRoute:
+    """One route of which this node is the caller."""
+
+    def __init__(self, handle: int, path: Sequence[KnownNode], first: Neighbour, route_id: RouteId,
+                 rate: tuple[int, int], circuit: int | None, watcher: Watcher, now: int) -> None:  # fmt: skip
+        self.handle = handle
+        self.path = path
+        self.first = first
+        self.route_id = route_id
+        self.rate = rate  # forward, backward
+        self.circuit = circuit
+        self.watcher = watcher
+        self.state = RouteState.CREATING
+        self.streams: list[Stream] = []
+        self.reason = Reason.NONE
+        self.shaking: HopInitiator | None = None
+        self.started = now
+        self.deadline = 0
+
+    def patience(self, now: int) -> None:
+        """Give the next step its time."""
+        cells_ns = STEP_CELLS * SECOND * 1000 // max(1, min(self.rate))
+        self.deadline = now + STEP_NS + cells_ns
+
+
+class Caller:
+    """All routes of our own."""
+
+    def __init__(self, host: Host, suite: Suite, neighbours: Neighbours) -> None:
+        self.routes: dict[int, OwnRoute] = {}
+        self._host = host
+        self._suite = suite
+        self._neighbours = neighbours
+
+    # -- set-up -----------------------------------------------------------------------------------
+
+    def build(self, path: Sequence[KnownNode], rate: tuple[int, int], circuit: int | None,
+              watcher: Watcher, now: int) -> OwnRoute | Reason:  # fmt: skip
+        """Start a route along a path; a Reason if its first link cannot carry it."""
+        first = self._neighbours.find(path[0].node_id)
+        if first is None:
+            return Reason.NO_LINK
+        handle = self._host.new_route()
+        if not first.budget.reserve(handle, *rate):
+            return Reason.NO_SLOTS
+        route_id = self._neighbours.new_id(first)
+        route = OwnRoute(handle, path, first, route_id, rate, circuit, watcher, now)
+        self.routes[handle] = route
+        first.routes[route_id] = handle
+        route.shaking = HopInitiator(self._suite, path[0].onion_public, path[0].node_id)
+        route.patience(now)
+        watcher.on_step(f"create: asking {self._hop_name(route, 0)}")
+        self._host.say(first.handle, control.Create(route_id, *rate, first.format.code, route.shaking.message))
+        return route
+
+    def owns(self, link: int, route_id: RouteId) -> bool:
+        """Whether a route id of a link belongs to a route of ours."""
+        return self._neighbours[link].routes.get(route_id, -1) in self.routes
+
+    def on_message(self, link: int, message: control.ControlMessage, now: int) -> None:
+        """A neighbour's message about a route of ours."""
+        if not isinstance(message, control.Created | control.Refused | control.Destroy):
+            return
+        route = self.routes.get(self._neighbours[link].routes.get(message.route, -1))
+        if route is None:
+            return
+        if isinstance(message, control.Created):
+            if route.state is RouteState.CREATING:
+                self._host.order(o.AddCallerRoute(route.handle, link, route.route_id, *route.rate))
+                self._grown(route, message.handshake, 0, now)
+        else:
+            self.end(route.handle, message.reason, tell=False)
+
+    def _grown(self, route: OwnRoute, reply: bytes, backward_shift: int, now: int) -> None:
+        """A hop answered: check that it is who it should be, then go on to the next."""
+        assert route.shaking is not None
+        try:
+            keys: HopKeys = route.shaking.finish(reply)
+        except PeerFault:
+            self.end(route.handle, Reason.BAD_HANDSHAKE)
+            return
+        done = len(route.streams)
+        self._host.order(o.AddHop(route.handle, keys.forward, keys.backward, keys.slot_shift, backward_shift))
+        route.streams.append(Stream(route.first.format.content_len))
+        route.watcher.on_step(f"hop {done + 1} of {len(route.path)}: {self._hop_name(route, done)} answered")
+        route.patience(now)
+        if done + 1 < len(route.path):
+            target = route.path[done + 1]
+            route.state = RouteState.EXTENDING
+            route.shaking = HopInitiator(self._suite, target.onion_public, target.node_id)
+            route.watcher.on_step(f"extend: asking {self._hop_name(route, done + 1)}")
+            self.signal(route, done, signal.Extend(target.node_id, route.shaking.message), now)
+        elif route.circuit is not None:
+            route.state = RouteState.OPENING
+            route.shaking = None
+            route.watcher.on_step(f"open: asking the exit {self._hop_name(route, done)}")
+            self.signal(route, done, signal.Open(self._host.random(SECRET_LEN)), now)
+        else:
+            route.state = RouteState.EXTENDED
+            route.watcher.on_ready(route.handle)
+
+    @staticmethod
+    def _hop_name(route: OwnRoute, index: int) -> str:
+        node = route.path[index]
+        return f"{node.name} ({short(node.node_id)})" if node.name else short(node.node_id)
+
+    # -- signalling -------------------------------------------------------------------------------
+
+    def signal(self, route: OwnRoute, hop: int, message: signal.SignalMessage, now: int) -> None:
+        """Send a message to one hop of a route."""
+        route.streams[hop].send(signal.encode(message))
+        self._transmit(route, now)
+
+    def _transmit(self, route: OwnRoute, now: int) -> None:
+        for hop, stream in enumerate(route.streams):
+            frames = stream.poll_transmit(now)
+            if frames:
+                self._host.order(o.SendSignal(route.handle, hop, frames))
+
+    def on_frame(self, handle: int, hop: int, frame: bytes, now: int) -> None:
+        """A signalling frame from a hop. A breach of the protocol costs the route."""
+        route = self.routes.get(handle)
+        if route is None or hop >= len(route.streams):
+            return
+        try:
+            for raw in route.streams[hop].receive(frame, now):
+                self._on_signal(route, hop, signal.decode(raw), now)
+        except PeerFault:
+            self.end(handle, Reason.PROTOCOL)
+        if handle in self.routes:
+            self._transmit(route, now)
+
+    def _on_signal(self, route: OwnRoute, hop: int, message: signal.SignalMessage, now: int) -> None:
+        last = hop == len(route.streams) - 1
+        match message:
+            case signal.Extended(backward_shift, reply) if last and route.state is RouteState.EXTENDING:
+                self._grown(route, reply, backward_shift, now)
+            case signal.ExtendRefused(reason) if last and route.state is RouteState.EXTENDING:
+                self.end(route.handle, reason)
+            case signal.Opened() if last and route.state is RouteState.OPENING:
+                assert route.circuit is not None
+                route.state = RouteState.OPEN
+                self._host.order(o.OpenCircuit(route.handle, route.circuit))
+                route.watcher.on_step("the exit opened the circuit")
+                route.watcher.on_ready(route.handle)
+            case signal.OpenRefused(reason) if last and route.state is RouteState.OPENING:
+                self.end(route.handle, reason)
+            case signal.EchoReply(token):
+                route.watcher.on_echo(route.handle, hop, token)
+            case signal.End(reason) | signal.Truncated(reason):
+                self.end(route.handle, reason)
+            case _:
+                raise PeerFault("a message that makes no sense now")
+
+    # -- time and the end -------------------------------------------------------------------------
+
+    def next_deadline(self) -> int | None:
+        """When a step runs out of time or a stream wants to send."""
+        due: list[int] = []
+        for route in self.routes.values():
+            if route.state not in (RouteState.OPEN, RouteState.EXTENDED):
+                due.append(route.deadline)
+            due += [at for stream in route.streams if (at := stream.next_deadline()) is not None]
+        return min(due, default=None)
+
+    def on_deadline(self, now: int) -> None:
+        """Give up on steps that take too long; let streams send again."""
+        for route in list(self.routes.values()):
+            if route.state not in (RouteState.OPEN, RouteState.EXTENDED) and now >= route.deadline:
+                self.end(route.handle, Reason.TIMEOUT)
+            else:
+                self._transmit(route, now)
+
+    def end(self, handle: int, reason: Reason, *, tell: bool = True) -> None:
+        """Close a route: its first hop is told, which passes it on."""
+        route = self.routes.pop(handle, None)
+        if route is None:
+            return
+        known = route.state is not RouteState.CREATING
+        if route.state is RouteState.OPEN and route.circuit is not None:
+            self._host.order(o.CloseCircuit(route.circuit))
+        route.state = RouteState.DEAD
+        route.reason = reason
+        if known:
+            self._host.order(o.RemoveRoute(handle))
+        route.first.budget.release(handle)
+        route.first.routes.pop(route.route_id, None)
+        if tell and route.first.up:
+            self._host.say(route.first.handle, control.Destroy(route.route_id, reason))
+        route.watcher.on_dead(handle, reason)
+
+    def on_link_down(self, link: int) -> None:
+        """A neighbour is lost, and with it every route that starts there."""
+        for route in list(self.routes.values()):
+            if route.first.handle == link:
+                self.end(route.handle, Reason.ROUTE_DEAD, tell=False)

@@ -1,0 +1,56 @@
+"""Memory that a socket receives into, and the batch that a link sends from, with every view cut once.
+
+The data plane core reads and writes these; `net` fills and empties them with recvmmsg and sendmmsg, the
+simulator with lists. Nothing here allocates per datagram.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from anonnet.proto.orders import Endpoint
+from anonnet.spec import FORMATS, HEADER_LEN, Format
+
+STRIDE = 2048  # bytes per received datagram: the longest, with any IP header
+
+
+class FormatViews:
+    """Views of every row of an inbox as a datagram of one format."""
+
+    __slots__ = ("nonces", "sealed")
+
+    def __init__(self, memory: memoryview, count: int, offset: int, fmt: Format) -> None:
+        starts = range(offset, count * STRIDE, STRIDE)
+        self.nonces = [memory[at : at + HEADER_LEN] for at in starts]
+        self.sealed = [memory[at + HEADER_LEN : at + fmt.datagram_len] for at in starts]
+
+
+class Inbox:
+    """`count` rows of `STRIDE` bytes; a datagram begins `offset` bytes into its row (the IP header)."""
+
+    def __init__(self, count: int, offset: int, source: Callable[[int], Endpoint]) -> None:
+        self.count = count
+        self.offset = offset
+        self.memory = memoryview(bytearray(count * STRIDE))
+        self.views = {f.datagram_len: FormatViews(self.memory, count, offset, f) for f in FORMATS.values()}
+        self.lengths: Sequence[int] = ()
+        self.source = source
+
+    def datagram(self, index: int) -> bytes:
+        """Copy out datagram `index` of the last receive."""
+        start = index * STRIDE + self.offset
+        return bytes(self.memory[start : start + self.lengths[index]])
+
+
+class Outbox:
+    """One tick's datagrams of a link, back to back."""
+
+    __slots__ = ("count", "length", "memory", "nonces", "sealed", "views")
+
+    def __init__(self, fmt: Format, count: int) -> None:
+        self.count = count
+        self.length = fmt.datagram_len
+        self.memory = memoryview(bytearray(count * self.length))
+        self.views = [self.memory[i * self.length : (i + 1) * self.length] for i in range(count)]
+        self.nonces = [view[:HEADER_LEN] for view in self.views]
+        self.sealed = [view[HEADER_LEN:] for view in self.views]

@@ -1,0 +1,170 @@
+"""A link as the data plane sees it: sessions, lanes, and the sealing of one tick's cells.
+
+A *lane* is a route's share of a link's slots in one direction. It earns credit by the clock, a fixed
+amount each tick, and spends it on slots; a rate need not be a whole number of cells per tick, and links
+of different ticks carry the same route. What no lane is owed goes to the control channel and to nulls.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from anonnet.crypto.replay import ReplayWindow
+from anonnet.proto.inbox import Outbox
+from anonnet.proto.orders import RATE_UNIT, Endpoint, LinkStats
+from anonnet.proto.pacer import Beat
+from anonnet.spec import ROUTE_CONTROL, DatagramType, Format
+from anonnet.wire.cell import CELL_HEADER, CellRow, rows
+from anonnet.wire.datagram import HEADER, word
+
+MAX_CONTROL: Final = 1024  # queued control cells of a link
+KEPT_SESSIONS: Final = 3  # receive keys kept: the newest, the one in use, one for stragglers
+
+Receive = Callable[[int, CellRow, int], None]  # slot, row, now
+Take = Callable[[int], CellRow | None]  # tick -> row, or None to leave the slot to others
+
+
+class Lane:
+    """A route's claim on a link's outgoing slots."""
+
+    __slots__ = ("credit", "per_tick", "route", "take")
+
+    def __init__(self, route: int, rate: int, tick_ns: int, take: Take) -> None:
+        self.route = route
+        self.per_tick = rate * tick_ns  # in RATE_UNIT-ths of a cell
+        self.credit = 0
+        self.take = take
+
+
+class ReceiveSession:
+    """Keys and replay window for what a neighbour sends us under one receiver index."""
+
+    __slots__ = ("confirms", "highest", "link", "open", "received", "window")
+
+    def __init__(self, link: PlaneLink, key: bytes, confirms: bool) -> None:
+        self.link = link
+        self.open = AESGCM(key).decrypt_into
+        self.window = ReplayWindow()
+        self.confirms = confirms  # its first datagram tells that the neighbour has the new keys
+        self.highest = -1
+        self.received = 0
+
+    @property
+    def missing(self) -> int:
+        """Datagrams below the highest counter seen that did not come."""
+        return self.highest + 1 - self.received
+
+
+class PlaneLink:
+    """One link's schedule, keys, lanes and counters."""
+
+    def __init__(self, handle: int, fmt: Format, endpoint: Endpoint, beat: Beat, cells_out: int) -> None:
+        self.handle = handle
+        self.format = fmt
+        self.endpoint = endpoint
+        self.beat = beat
+        self.outbox = Outbox(fmt, cells_out)
+        self.ready = 0  # datagrams of the outbox to emit at the deadline
+        self.lanes: list[Lane] = []
+        self.routes: dict[int, Receive] = {}
+        self.control: deque[bytes] = deque(maxlen=MAX_CONTROL)
+        self.handshakes: deque[bytes] = deque(maxlen=64)
+        self.sessions: dict[int, ReceiveSession] = {}
+        self._null = rows(fmt, 1)[0].cell
+        self._control_row = rows(fmt, 1)[0]
+        self._seal: Callable[..., int] | None = None
+        self._word = 0
+        self._counter = 0
+        self._pending: tuple[bytes, int] | None = None
+        self.sent = self.received = self.missed = self.late = self.skipped = self.forged = 0
+        self.last_received = 0
+
+    @property
+    def established(self) -> bool:
+        """Whether there is a key to send with."""
+        return self._seal is not None
+
+    def set_session(self, local_index: int, remote_index: int, send_key: bytes, receive_key: bytes,
+                    confirm: bool) -> None:  # fmt: skip
+        """Take fresh keys; with `confirm`, send on the old ones until the peer shows it has the new."""
+        while len(self.sessions) >= KEPT_SESSIONS:
+            self.missed += self.sessions.pop(next(iter(self.sessions))).missing
+        self.sessions[word(DatagramType.DATA, local_index)] = ReceiveSession(self, receive_key, True)
+        self._pending = (send_key, remote_index)
+        if not confirm or self._seal is None:
+            self.switch()
+
+    def switch(self) -> None:
+        """Send on the newest session from the next datagram on."""
+        if self._pending is not None:
+            key, index = self._pending
+            self._pending = None
+            self._seal = AESGCM(key).encrypt_into
+            self._word = word(DatagramType.DATA, index)
+            self._counter = 0
+
+    def drop_session(self) -> None:
+        """Forget keys, routes and everything queued: the neighbour is gone."""
+        self._seal = None
+        self._pending = None
+        self.missed += sum(session.missing for session in self.sessions.values())
+        self.sessions.clear()
+        self.lanes.clear()
+        self.routes.clear()
+        self.control.clear()
+
+    def prepare(self) -> None:
+        """Fill the outbox for the beat's next tick: lanes, control, nulls; sealed and ready."""
+        outbox = self.outbox
+        position = 0
+        while self.handshakes and position < outbox.count:
+            outbox.views[position][:] = self.handshakes.popleft()
+            position += 1
+        if self._seal is None:
+            self.ready = position
+            return
+        seal, header, sealed, nonces, views = (
+            self._seal, HEADER.pack_into, outbox.sealed, outbox.nonces, outbox.views
+        )  # fmt: skip
+        tick = self.beat.tick
+        counter = self._counter
+        for lane in self.lanes:
+            credit = lane.credit + lane.per_tick
+            due = min(credit // RATE_UNIT, outbox.count - position)
+            lane.credit = min(credit - due * RATE_UNIT, RATE_UNIT + lane.per_tick)
+            for _ in range(due):
+                row = lane.take(tick)
+                if row is None:
+                    break
+                header(views[position], 0, self._word, counter)
+                seal(nonces[position], row.cell, None, sealed[position])
+                counter += 1
+                position += 1
+        while position < outbox.count:
+            header(views[position], 0, self._word, counter)
+            seal(nonces[position], self._control_cell(), None, sealed[position])
+            counter += 1
+            position += 1
+        self._counter = counter
+        self.ready = position
+
+    def _control_cell(self) -> memoryview:
+        """A waiting control cell, else a link null."""
+        if not self.control:
+            return self._null
+        frame = self.control.popleft()
+        row = self._control_row
+        CELL_HEADER.pack_into(row.cell, 0, ROUTE_CONTROL, 0)
+        row.body[: len(frame)] = frame
+        row.body[len(frame) :] = bytes(self.format.body_len - len(frame))
+        return row.cell
+
+    def stats(self) -> LinkStats:
+        """Counters since the link began."""
+        missed = self.missed + sum(session.missing for session in self.sessions.values())
+        return LinkStats(self.handle, self.sent, self.received, missed, self.late, self.skipped,
+                         self.forged, self.last_received)  # fmt: skip

@@ -1,0 +1,329 @@
+"""The control side of one link: handshake, session, rekey, death and return of a neighbour.
+
+              open                    answer / confirmed
+    DOWN  ----------->  OPENING  --------------------------->  UP
+      ^                    |                                    |
+      |     no answer      |         silence, Bye               |
+      '--------------------+------------------------------------'
+
+Either end may open. When both do at once, the attempt of the smaller node id stands. A first handshake
+always means that the other end has forgotten us (or we it), so routes of the link end with it; rekeying
+runs inside the link and ends nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from anonnet.crypto.link import Accepted, LinkInitiator, LinkResponder, SessionKeys
+from anonnet.crypto.suite import Suite
+from anonnet.errors import Malformed, PeerFault
+from anonnet.ids import NodeId
+from anonnet.proto import orders as o
+from anonnet.proto.profile import Profile, Schedule
+from anonnet.proto.stream import Stream
+from anonnet.wire import control
+from anonnet.wire.handshake import LinkAnswer, LinkOffer, Status
+
+MS: Final = 1_000_000
+SECOND: Final = 1000 * MS
+REKEY_NS: Final = 120 * SECOND
+DEAD_NS: Final = 2_500 * MS  # of silence, or ...
+DEAD_TICKS: Final = 20  # ... this many ticks, whichever is longer
+FIRST_RETRY_NS: Final = 1 * SECOND
+LAST_RETRY_NS: Final = 15 * SECOND
+
+
+class LinkState(Enum):
+    """Where a link is in its life; the value is what people read."""
+
+    DOWN = "down"
+    OPENING = "opening"
+    UP = "up"
+
+
+@dataclass(frozen=True)
+class LinkPeer:
+    """What does not change about a link while the daemon runs."""
+
+    node_id: NodeId
+    link_public: bytes  # X25519
+    endpoint: o.Endpoint
+    profile: Profile
+    schedule: Schedule
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a link needs of its node. `timestamp` gives 12 bytes that only ever grow (TAI64N)."""
+
+    node_id: NodeId
+    suite: Suite
+    static: X25519PrivateKey
+    random: Callable[[int], bytes]
+    timestamp: Callable[[], bytes]
+    new_index: Callable[[int], int]  # of a link's handle: a receiver index that no session has
+    order: Callable[[o.Order], None]
+    on_up: Callable[[int], None]
+    on_down: Callable[[int], None]
+    on_message: Callable[[int, control.ControlMessage], None]
+
+
+class Link:
+    """One link's machine. Times are monotonic ns; what it wants done goes out as orders."""
+
+    def __init__(self, handle: int, peer: LinkPeer, around: Surroundings, now: int) -> None:
+        self.handle = handle
+        self.peer = peer
+        self.state = LinkState.DOWN
+        self.trouble = ""  # why it is not up, for the operator
+        self.endpoint = peer.endpoint
+        self.round_trip_ns: int | None = None
+        self._around = around
+        self._stream = Stream(peer.profile.format.body_len)
+        self._opening: LinkInitiator | None = None
+        self._opening_index = 0
+        self._rekeying: LinkInitiator | None = None
+        self._answered: SessionKeys | None = None  # as responder, until the peer uses it
+        self._channel = b""
+        self._retry_ns = FIRST_RETRY_NS
+        self._next_try = now
+        self._rekey_at = 0
+        self._opened = False  # this end opened the session, so it rekeys
+        self._heard = now
+        schedule = peer.schedule
+        around.order(o.AddLink(handle, peer.profile.format.code, peer.endpoint, schedule.tick_ns,
+                               schedule.cells_out, schedule.cells_in))  # fmt: skip
+
+    # -- first handshake --------------------------------------------------------------------------
+
+    def open(self, now: int) -> bytes:
+        """Start an attempt; return the first message, to be fragmented under `opening_index`."""
+        self._opening_index = self._around.new_index(self.handle)
+        offer = LinkOffer(
+            self._around.timestamp(), self._opening_index, self.peer.profile.format.code,
+            self._around.suite.code, self.peer.schedule.tick_ns, self.peer.schedule.cells_out,
+            self.peer.schedule.cells_in,
+        )  # fmt: skip
+        self._opening = LinkInitiator(
+            self._around.suite, self._around.static, self.peer.link_public, offer.encode()
+        )
+        self._next_try = now + self._retry_ns + int.from_bytes(self._around.random(4), "big") % (200 * MS)
+        self._retry_ns = min(self._retry_ns * 3 // 2, LAST_RETRY_NS)
+        if self.state is LinkState.DOWN:
+            self.state = LinkState.OPENING
+        return self._opening.message
+
+    @property
+    def opening_index(self) -> int:
+        """Receiver index of the attempt that is under way."""
+        return self._opening_index
+
+    def wants_open(self, now: int) -> bool:
+        """Whether it is time for another attempt."""
+        return self.state is not LinkState.UP and self._answered is None and now >= self._next_try
+
+    def on_answer(self, message: bytes, source: o.Endpoint, now: int) -> None:
+        """The second message came back; PeerFault if it is not genuine."""
+        if self._opening is None:
+            return
+        payload, keys = self._opening.finish(message)
+        answer = LinkAnswer.decode(payload)
+        self._opening = None
+        if answer.status is not Status.OK:
+            self.trouble = f"neighbour refuses: {answer.status.text}" + self._difference(answer)
+            self._fall(now)
+            return
+        if self.state is LinkState.UP:
+            self._lost()
+        self.endpoint = source
+        self._reset(now)
+        self._around.order(o.DropSession(self.handle))
+        self._around.order(o.SetSession(self.handle, self._opening_index, answer.index, keys.send,
+                                        keys.receive, confirm=False, endpoint=source))  # fmt: skip
+        self._channel = keys.channel
+        self._opened = True
+        self._rise(now)
+
+    def _difference(self, answer: LinkAnswer) -> str:
+        theirs = Schedule(answer.tick_ns, answer.cells_out, answer.cells_in)
+        if answer.status is not Status.PROFILE:
+            return ""
+        ours = self.peer.schedule
+        return (
+            f" (here {ours.cells_out} out, {ours.cells_in} in every {ours.tick_ns / MS:.3f} ms;"
+            f" there {theirs.cells_out} out, {theirs.cells_in} in every {theirs.tick_ns / MS:.3f} ms)"
+        )
+
+    def on_offer(self, accepted: Accepted, offer: LinkOffer, source: o.Endpoint, now: int) -> bytes | None:
+        """The peer opens: return the answer to send, or None if our own attempt stands."""
+        if self._opening is not None and self._around.node_id < self.peer.node_id and now < self._next_try:
+            return None
+        self._opening = None
+        schedule = self.peer.schedule
+        status = Status.OK
+        if offer.suite_code != self._around.suite.code:
+            status = Status.SUITE
+        elif (
+            offer.format_code != self.peer.profile.format.code
+            or Schedule(offer.tick_ns, offer.cells_out, offer.cells_in) != schedule.mirrored
+        ):
+            status = Status.PROFILE
+        index = self._around.new_index(self.handle)
+        answer = LinkAnswer(index, status, schedule.tick_ns, schedule.cells_out, schedule.cells_in)
+        reply, keys = accepted.reply(answer.encode())
+        if status is not Status.OK:
+            self.trouble = f"refused the neighbour: {status.text}"
+            return reply
+        if self.state is LinkState.UP:
+            self._lost()
+        self.state = LinkState.OPENING
+        self._reset(now)
+        self.endpoint = source
+        self._around.order(o.DropSession(self.handle))
+        self._around.order(o.SetSession(self.handle, index, offer.index, keys.send, keys.receive,
+                                        confirm=True, endpoint=source))  # fmt: skip
+        self._answered = keys
+        self._next_try = now + self._retry_ns
+        return reply
+
+    def on_confirmed(self, now: int) -> None:
+        """The peer sent under the newest session."""
+        if self._answered is not None:
+            self._channel = self._answered.channel
+            self._answered = None
+            self._opened = False
+            self._rise(now)
+
+    # -- life -------------------------------------------------------------------------------------
+
+    def _rise(self, now: int) -> None:
+        if self.state is not LinkState.UP:
+            self.state = LinkState.UP
+            self.trouble = ""
+            self._retry_ns = FIRST_RETRY_NS
+            self._heard = now
+            self._rekey_at = now + REKEY_NS
+            self._around.on_up(self.handle)
+
+    def _lost(self) -> None:
+        self.state = LinkState.DOWN
+        self._around.on_down(self.handle)
+
+    def _fall(self, now: int) -> None:
+        was_up = self.state is LinkState.UP
+        self.state = LinkState.DOWN
+        self._reset(now)
+        self._around.order(o.DropSession(self.handle))
+        if was_up:
+            self._around.on_down(self.handle)
+
+    def _reset(self, now: int) -> None:
+        self._stream = Stream(self.peer.profile.format.body_len)
+        self._opening = self._rekeying = self._answered = None
+        self._heard = now
+
+    def send(self, message: control.ControlMessage) -> None:
+        """Queue a control message; `transmit` hands its cells to the data plane."""
+        self._stream.send(control.encode(message))
+
+    def transmit(self, now: int) -> None:
+        """Give the data plane what the control channel has to send."""
+        frames = self._stream.poll_transmit(now) if self.state is LinkState.UP else []
+        if frames:
+            self._around.order(o.SendControl(self.handle, frames))
+
+    def on_frame(self, frame: bytes, now: int) -> None:
+        """A control cell came. A peer that breaks the protocol costs the link."""
+        if self.state is not LinkState.UP:
+            return  # it is sent again once we know that the session stands
+        try:
+            for raw in self._stream.receive(frame, now):
+                message = control.decode(raw)
+                if not self._own_message(message, now):
+                    self._around.on_message(self.handle, message)
+        except PeerFault as fault:
+            self.trouble = f"neighbour broke the protocol: {fault}"
+            self._next_try = now + self._retry_ns
+            self._fall(now)
+
+    def _own_message(self, message: control.ControlMessage, now: int) -> bool:
+        """Handle what concerns the link alone; False for the rest."""
+        match message:
+            case control.Rekey(index, noise):
+                self._answer_rekey(index, noise, now)
+            case control.Rekeyed(noise):
+                self._finish_rekey(noise, now)
+            case control.Bye():
+                self.trouble = "neighbour stopped"
+                self._next_try = now + self._retry_ns
+                self._fall(now)
+            case control.Echo(token):
+                self.send(control.EchoReply(token))
+            case control.EchoReply(token):
+                self.round_trip_ns = now - token if token <= now else None
+            case _:
+                return False
+        return True
+
+    # -- rekey ------------------------------------------------------------------------------------
+
+    def _start_rekey(self, now: int) -> None:
+        self._rekey_at = now + REKEY_NS
+        self._opening_index = self._around.new_index(self.handle)
+        self._rekeying = LinkInitiator(
+            self._around.suite, self._around.static, self.peer.link_public, b"", self._channel
+        )
+        self.send(control.Rekey(self._opening_index, self._rekeying.message))
+
+    def _answer_rekey(self, index: int, noise: bytes, now: int) -> None:
+        accepted = LinkResponder(self._around.suite, self._around.static, self._channel).read(noise)
+        if accepted.remote_public != self.peer.link_public:
+            raise Malformed("rekey in another node's name")
+        own_index = self._around.new_index(self.handle)
+        reply, keys = accepted.reply(own_index.to_bytes(3, "big"))
+        self._around.order(o.SetSession(self.handle, own_index, index, keys.send, keys.receive, confirm=True))
+        self._channel = keys.channel
+        self._rekey_at = now + REKEY_NS
+        self.send(control.Rekeyed(reply))
+
+    def _finish_rekey(self, noise: bytes, now: int) -> None:
+        if self._rekeying is None:
+            raise Malformed("answer to a rekey that nobody asked for")
+        payload, keys = self._rekeying.finish(noise)
+        if len(payload) != 3:
+            raise Malformed("rekey without an index")
+        self._rekeying = None
+        self._around.order(o.SetSession(self.handle, self._opening_index, int.from_bytes(payload, "big"),
+                                        keys.send, keys.receive, confirm=False))  # fmt: skip
+        self._channel = keys.channel
+
+    # -- time -------------------------------------------------------------------------------------
+
+    def on_heard(self, last_received: int, now: int) -> None:
+        """The data plane's word on when anything genuine came last."""
+        self._heard = max(self._heard, last_received)
+        silence = max(DEAD_NS, DEAD_TICKS * self.peer.schedule.tick_ns)
+        if now - self._heard > silence and (self.state is LinkState.UP or self._answered is not None):
+            self.trouble = "no datagrams from the neighbour"
+            self._next_try = now
+            self._fall(now)
+
+    def on_deadline(self, now: int) -> None:
+        """Rekey when due, give up on a confirmation that does not come, let the stream send again."""
+        if self.state is LinkState.UP and self._opened and now >= self._rekey_at:
+            self._start_rekey(now)
+        self.transmit(now)
+
+    def next_deadline(self) -> int | None:
+        """When `on_deadline` or `open` has something to do."""
+        if self.state is not LinkState.UP:
+            return None if self._answered is not None else self._next_try
+        stream = self._stream.next_deadline()
+        rekey = self._rekey_at if self._opened else None
+        return min((at for at in (stream, rekey) if at is not None), default=None)

@@ -1,0 +1,247 @@
+"""A node's control side without its sockets: reports in, orders out, and what a person may ask of it.
+
+Joins links, relay and caller. `now` is set at each entrance; the callbacks between machines use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from anonnet.crypto.gate import Challenge, CookieJar, HandshakeGate, Pass, TimestampGuard
+from anonnet.crypto.link import LinkResponder
+from anonnet.crypto.suite import Suite
+from anonnet.errors import PeerFault
+from anonnet.ids import NodeId
+from anonnet.proto import orders as o
+from anonnet.proto.budget import LinkBudget
+from anonnet.proto.caller import Caller
+from anonnet.proto.exits import ExitPool
+from anonnet.proto.keeper import CircuitKeeper
+from anonnet.proto.link import Link, LinkPeer, LinkState, Surroundings
+from anonnet.proto.neighbours import Neighbour, Neighbours
+from anonnet.proto.path import KnownNode
+from anonnet.proto.relay import Relay
+from anonnet.spec import DatagramType
+from anonnet.wire import control, handshake
+from anonnet.wire.control import Reason
+
+HANDSHAKES_PER_SECOND: Final = 50  # more than this is load, and cookies are asked for
+INDEX_LEN: Final = 3
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who this node is: its id and private static keys."""
+
+    node_id: NodeId
+    link: X25519PrivateKey
+    link_public: bytes
+    onion: X25519PrivateKey
+
+
+class Node:
+    """Control core of one node."""
+
+    def __init__(
+        self, identity: Identity, suite: Suite, nodes: Mapping[NodeId, KnownNode], exits: ExitPool | None,
+        random: Callable[[int], bytes], timestamp: Callable[[], bytes], guard: TimestampGuard,
+        share: float = 1.0,
+    ) -> None:  # fmt: skip
+        self.node_id = identity.node_id
+        self.random = random
+        self.links: dict[int, Link] = {}
+        self.stats: o.Stats | None = None
+        self.guard_changed = False
+        self._identity = identity
+        self._now = 0
+        self._orders: list[o.Order] = []
+        self._handles = 0
+        self._indices: dict[int, list[int]] = {}  # link -> receiver indices it may still be called by
+        self._jars: dict[int, CookieJar] = {}
+        self._message_ids: dict[int, int] = {}
+        self._guard = guard
+        self._gate = HandshakeGate(identity.link_public, HANDSHAKES_PER_SECOND, random)
+        self._partials = handshake.Reassembler()
+        self._responder = LinkResponder(suite, identity.link)
+        self.neighbours = Neighbours(self.node_id, random)
+        self.relay = Relay(self, suite, identity.onion, self.neighbours, exits)
+        self.caller = Caller(self, suite, self.neighbours)
+        self.keeper = CircuitKeeper(self.node_id, nodes, self.neighbours, self.caller, random, share)
+        self._around = Surroundings(
+            self.node_id, suite, identity.link, random, timestamp, self._new_index, self.order,
+            self._on_up, self._on_down, self._on_message,
+        )  # fmt: skip
+
+    # -- what the machines inside need ------------------------------------------------------------
+
+    def order(self, order: o.Order) -> None:
+        """Tell the data plane."""
+        self._orders.append(order)
+
+    def take_orders(self) -> list[o.Order]:
+        """Return and forget the orders that have gathered."""
+        orders, self._orders = self._orders, []
+        return orders
+
+    def say(self, link: int, message: control.ControlMessage) -> None:
+        """Send a control message to a neighbour; one that cannot take it is as good as dead."""
+        self.links[link].send(message)
+        self.links[link].transmit(self._now)
+
+    def new_route(self) -> int:
+        """Give out a route handle."""
+        self._handles += 1
+        return self._handles
+
+    def _new_index(self, link: int) -> int:
+        taken = {index for indices in self._indices.values() for index in indices}
+        while (index := int.from_bytes(self.random(INDEX_LEN), "big")) in taken:
+            pass
+        own = self._indices.setdefault(link, [])
+        own.append(index)
+        del own[:-4]
+        return index
+
+    # -- links ------------------------------------------------------------------------------------
+
+    def add_link(self, peer: LinkPeer, now: int) -> int:
+        """Keep a link with a neighbour from now on; return its handle."""
+        handle = len(self.links) + 1
+        self.links[handle] = Link(handle, peer, self._around, now)
+        self._jars[handle] = CookieJar(peer.link_public)
+        self.neighbours.add(Neighbour(handle, peer.node_id, peer.profile.format, peer.schedule,
+                                      LinkBudget(peer.schedule)))  # fmt: skip
+        return handle
+
+    def _on_up(self, link: int) -> None:
+        self.neighbours[link].up = True
+
+    def _on_down(self, link: int) -> None:
+        neighbour = self.neighbours[link]
+        neighbour.up = False
+        self.relay.on_link_down(link)
+        self.caller.on_link_down(link)
+        neighbour.budget.clear()
+        neighbour.routes.clear()
+
+    def _on_message(self, link: int, message: control.ControlMessage) -> None:
+        route_id = getattr(message, "route", None)
+        if route_id is not None and self.caller.owns(link, route_id):
+            self.caller.on_message(link, message, self._now)
+        else:
+            self.relay.on_message(link, message, self._now)
+
+    # -- reports ----------------------------------------------------------------------------------
+
+    def on_report(self, report: o.Report, now: int) -> None:
+        """Take in what the data plane saw."""
+        self._now = now
+        match report:
+            case o.ControlSeen(link, frame):
+                self.links[link].on_frame(frame, now)
+                self.links[link].transmit(now)
+            case o.SignalSeen(route, hop, frame):
+                if route in self.caller.routes:
+                    self.caller.on_frame(route, hop, frame, now)
+                else:
+                    self.relay.on_frame(route, frame, now)
+            case o.Joined(route, backward_shift):
+                self.relay.on_joined(route, backward_shift, now)
+            case o.HandshakeSeen(source, datagram):
+                self._on_handshake(source, datagram, now)
+            case o.Confirmed(link):
+                self.links[link].on_confirmed(now)
+                self.links[link].transmit(now)
+            case o.Roamed(link, endpoint):
+                self.links[link].endpoint = endpoint
+            case o.Stats():
+                self.stats = report
+                for stats in report.links:
+                    self.links[stats.link].on_heard(stats.last_received, now)
+            case _:
+                pass
+
+    def _on_handshake(self, source: o.Endpoint, datagram: bytes, now: int) -> None:
+        """Nothing here is authenticated: the gate first, then the macs, then the handshake itself."""
+        if datagram[0] == DatagramType.COOKIE:
+            for jar in self._jars.values():
+                if jar.take(datagram, now):
+                    break
+            return
+        where = f"{source.address} {source.port}".encode()
+        match self._gate.check(datagram, where, now):
+            case Challenge(answer):
+                self.order(o.SendHandshake(0, [answer], source))
+            case Pass(piece):
+                message = self._partials.add(piece, where, now)
+                if message is not None:
+                    try:
+                        self._on_handshake_message(source, message, now)
+                    except PeerFault:
+                        return  # silence; the data plane counts what it cannot open
+            case _:
+                pass
+
+    def _on_handshake_message(self, source: o.Endpoint, message: handshake.Message, now: int) -> None:
+        if message.kind is DatagramType.RESPONSE:
+            for handle, link in self.links.items():
+                if link.opening_index == message.index and self._message_ids.get(handle) == message.message_id:
+                    link.on_answer(message.data, source, now)
+            return
+        accepted = self._responder.read(message.data)
+        offer = handshake.LinkOffer.decode(accepted.payload)
+        link = next((k for k in self.links.values() if k.peer.link_public == accepted.remote_public), None)
+        if link is None or not self._guard.accept(accepted.remote_public, offer.timestamp):
+            return
+        self.guard_changed = True
+        answer = link.on_offer(accepted, offer, source, now)
+        if answer is not None:
+            key = handshake.mac1_key(accepted.remote_public)
+            datagrams = handshake.fragment(answer, message.fmt, DatagramType.RESPONSE, offer.index,
+                                           message.message_id, key, None, self.random)  # fmt: skip
+            self.order(o.SendHandshake(link.handle, datagrams, source))
+
+    def _open(self, link: Link, now: int) -> None:
+        message = link.open(now)
+        message_id = int.from_bytes(self.random(4), "big")
+        jar = self._jars[link.handle]
+        datagrams = handshake.fragment(
+            message, link.peer.profile.format, DatagramType.INITIATION, link.opening_index, message_id,
+            handshake.mac1_key(link.peer.link_public), jar.cookie(now), self.random,
+        )  # fmt: skip
+        jar.sent(datagrams[0])
+        self._message_ids[link.handle] = message_id
+        self.order(o.SendHandshake(link.handle, datagrams))
+
+    # -- time -------------------------------------------------------------------------------------
+
+    def next_deadline(self) -> int | None:
+        """When `on_deadline` has something to do."""
+        due = [machine.next_deadline() for machine in (*self.links.values(), self.relay, self.caller, self.keeper)]
+        return min((at for at in due if at is not None), default=None)
+
+    def on_deadline(self, now: int) -> None:
+        """Let every machine do what its time has come for."""
+        self._now = now
+        for link in self.links.values():
+            if link.wants_open(now):
+                self._open(link, now)
+            link.on_deadline(now)
+        self.relay.on_deadline(now)
+        self.caller.on_deadline(now)
+        self.keeper.on_deadline(now)
+
+    def stop(self, now: int) -> None:
+        """Say goodbye to every neighbour and give up every route."""
+        self._now = now
+        self.keeper.drop()
+        for handle in list(self.relay.routes):
+            self.relay.end(handle, Reason.STOPPING)
+        for link in self.links.values():
+            if link.state is LinkState.UP:
+                link.send(control.Bye(Reason.STOPPING))
+                link.transmit(now)

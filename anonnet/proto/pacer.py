@@ -1,0 +1,50 @@
+"""Ticks by the absolute clock (design 4, Schedule).
+
+All links of one tick length share a beat. A beat's deadlines are `start + n * tick`, whatever happened
+before: a late tick is sent at once and the schedule kept; ticks missed altogether are skipped, never
+sent in a burst. What `randomised` adds is drawn before, and without looking at, any traffic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+LATE_NS: Final = 1_000_000  # later than this counts as late
+LEAD_BASE_NS: Final = 400_000  # sealing starts this long before the deadline ...
+LEAD_CELL_NS: Final = 4_000  # ... plus this for each cell that the beat sends; never measured, so
+# that the moment of sealing says nothing of how busy the node is
+RANDOM_SHARE: Final = 2  # randomised: deadlines move by up to a tick over this
+
+
+class Beat:
+    """The schedule of one tick length; times in ns of the monotonic clock."""
+
+    def __init__(
+        self, tick_ns: int, now: int, random: Callable[[int], bytes], randomised: bool = False
+    ) -> None:
+        self.tick_ns = tick_ns
+        self.tick = 0
+        self._random = random
+        self._randomised = randomised
+        self._base = now + tick_ns + int.from_bytes(random(4), "big") % tick_ns
+        self.deadline = self._base
+        self.cells = 0
+
+    @property
+    def prepare_at(self) -> int:
+        """When to seal the next batch."""
+        lead = LEAD_BASE_NS + LEAD_CELL_NS * self.cells
+        return self.deadline - min(lead, self.tick_ns // 2)
+
+    def advance(self, now: int) -> tuple[bool, int]:
+        """The batch went out at `now`: return whether it was late and how many ticks are skipped."""
+        late = now - self.deadline > LATE_NS
+        skipped = max(0, (now - self._base) // self.tick_ns)
+        self._base += (skipped + 1) * self.tick_ns
+        self.tick += skipped + 1
+        self.deadline = self._base
+        if self._randomised:
+            share = self.tick_ns // RANDOM_SHARE
+            self.deadline += int.from_bytes(self._random(4), "big") % share
+        return late, skipped

@@ -1,0 +1,308 @@
+"""The data plane without its sockets: datagrams and packets in, sealed outboxes and packets out.
+
+    receive   an inbox of datagrams: open, switch, layer; handshakes are only passed on
+    prepare   seal one beat's outboxes, complete, before its deadline
+    emitted   the shell sent them; keep the schedule and the counts
+    obey      an order from control
+    packets   IP packets read from a TUN
+    reports, to_tun   drained by the shell
+
+It parses nothing unauthenticated beyond the datagram header.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+
+from anonnet.errors import Malformed
+from anonnet.proto import orders as o
+from anonnet.proto.circuit import Circuit
+from anonnet.proto.hops import CallerRoute, HopRoute, Scratch
+from anonnet.proto.inbox import STRIDE, Inbox
+from anonnet.proto.lane import Lane, PlaneLink
+from anonnet.proto.normalise import Normaliser
+from anonnet.proto.pacer import Beat
+from anonnet.proto.rewrite import Rewriter, destination
+from anonnet.spec import FORMAT_BY_CODE, ROUTE_CONTROL, ROUTE_NULL, DatagramType
+from anonnet.wire.cell import CELL_HEADER, CellRow, rows
+from anonnet.wire.datagram import HEADER
+
+MAX_REPORTS: Final = 4096  # beyond this, handshakes from strangers are dropped unread
+STATS_NS: Final = 500_000_000
+
+
+class Plane:
+    """State of the data plane. `random` must be fit for keys; `now` is monotonic nanoseconds."""
+
+    def __init__(self, now: int, random: Callable[[int], bytes], randomised: bool = False) -> None:
+        self.links: dict[int, PlaneLink] = {}
+        self.beats: dict[int, Beat] = {}
+        self.reports: list[o.Report] = []
+        self.to_tun: dict[str, list[bytearray]] = {"caller": [], "exit": []}
+        self.strays: list[tuple[bytes, o.Endpoint]] = []
+        self.unknown = 0  # datagrams with no session
+        self._random = random
+        self._randomised = randomised
+        self._now = now
+        self._next_stats = now + STATS_NS
+        self._sessions: dict[int, PlaneLink] = {}
+        self._routes: dict[int, HopRoute | CallerRoute] = {}
+        self._lanes_of: dict[int, list[tuple[PlaneLink, Lane, int]]] = {}
+        self._circuits: dict[int, Circuit] = {}
+        self._by_pool: dict[bytes, Circuit] = {}
+        self._caller_circuit: Circuit | None = None
+        self._plain = {f.datagram_len: rows(f, 1)[0] for f in FORMAT_BY_CODE.values()}
+        self._scratch = {f.name: Scratch(f, random) for f in FORMAT_BY_CODE.values()}
+        self._normaliser = Normaliser(random)
+        self._tun_packets = 0
+        self._unroutable = 0
+
+    # -- datagrams in -----------------------------------------------------------------------------
+
+    def receive(self, inbox: Inbox, now: int) -> None:
+        """Open and switch every datagram of an inbox; what is forged or unknown is counted, not answered."""
+        memory, offset, sessions = inbox.memory, inbox.offset, self._sessions
+        checked: PlaneLink | None = None
+        self._now = now
+        for index, length in enumerate(inbox.lengths):
+            views = inbox.views.get(length)
+            if views is None:
+                self.unknown += 1
+                continue
+            start, counter = HEADER.unpack_from(memory, offset + index * STRIDE)
+            link = sessions.get(start)
+            if link is None or length != link.format.datagram_len:
+                self._stranger(inbox, index, start)
+                continue
+            session = link.sessions[start]
+            row = self._plain[length]
+            try:
+                session.open(views.nonces[index], views.sealed[index], None, row.cell)
+            except InvalidTag:
+                link.forged += 1
+                continue
+            if not session.window.accept(counter):
+                continue
+            session.received += 1
+            if counter > session.highest:
+                session.highest = counter
+                if link is not checked:  # once a burst: addresses, keys and the time of life
+                    checked = link
+                    self._heard(link, session, inbox.source(index), now)
+            link.received += 1
+            route_id, slot = CELL_HEADER.unpack_from(row.cell)
+            if route_id == ROUTE_NULL:
+                continue
+            if route_id == ROUTE_CONTROL:
+                self.reports.append(o.ControlSeen(link.handle, bytes(row.body)))
+                continue
+            receive = link.routes.get(route_id)
+            if receive is not None:
+                receive(slot, row, now)
+
+    def _stranger(self, inbox: Inbox, index: int, start: int) -> None:
+        """Not one of our sessions: a handshake goes to control, all else is silence."""
+        kind = start >> 24
+        if kind in (DatagramType.INITIATION, DatagramType.RESPONSE, DatagramType.COOKIE):
+            if len(self.reports) < MAX_REPORTS:
+                self.reports.append(o.HandshakeSeen(inbox.source(index), inbox.datagram(index)))
+        else:
+            self.unknown += 1
+
+    def _heard(self, link: PlaneLink, session: object, source: o.Endpoint, now: int) -> None:
+        link.last_received = now
+        if source != link.endpoint:
+            link.endpoint = source
+            self.reports.append(o.Roamed(link.handle, source))
+        newest = next(reversed(link.sessions.values()))
+        if session is newest and newest.confirms:
+            newest.confirms = False
+            link.switch()
+            self.reports.append(o.Confirmed(link.handle))
+
+    # -- ticks out --------------------------------------------------------------------------------
+
+    def prepare(self, beat: Beat) -> list[PlaneLink]:
+        """Seal the beat's outboxes; return its links in random order, ready to emit."""
+        due = [link for link in self.links.values() if link.beat is beat]
+        for link in due:
+            link.prepare()
+        order = self._random(len(due))
+        return [link for _, link in sorted(zip(order, due, strict=True), key=lambda pair: pair[0])]
+
+    def emitted(self, beat: Beat, links: list[PlaneLink], now: int) -> None:
+        """The outboxes went out at `now`."""
+        late, skipped = beat.advance(now)
+        for link in links:
+            if link.established:
+                link.sent += link.ready
+                link.late += late
+                link.skipped += skipped
+        for circuit in self._circuits.values():
+            circuit.on_deadline(now)
+        if now >= self._next_stats:
+            self._next_stats = now + STATS_NS
+            self.reports.append(self._stats(now))
+
+    def _stats(self, now: int) -> o.Stats:
+        routes = []
+        for route in self._routes.values():
+            queues = [q for q in (getattr(route, "forward_queue", None), getattr(route, "backward_queue", None)) if q]
+            received = route.window.received + sum(q.received for q in queues)
+            missing = route.window.missing + sum(q.missing for q in queues) + route.unrecognised
+            routes.append(o.RouteStats(route.handle, received, missing, sum(q.slips for q in queues)))
+        dropped = self._unroutable + sum(c.dropped for c in self._circuits.values())
+        return o.Stats(now, [link.stats() for link in self.links.values()], routes, dropped, self._tun_packets)
+
+    # -- packets ----------------------------------------------------------------------------------
+
+    def packets(self, role: str, packets: list[bytearray]) -> None:
+        """IP packets that the host (`caller`) or the Internet (`exit`) sent into a TUN."""
+        self._tun_packets += len(packets)
+        for packet in packets:
+            circuit = self._caller_circuit if role == "caller" else self._by_pool.get(destination(packet) or b"")
+            if circuit is None:
+                self._unroutable += 1
+            else:
+                circuit.send(packet)
+
+    # -- orders -----------------------------------------------------------------------------------
+
+    def obey(self, order: o.Order) -> None:
+        """Carry out one order of control's; an order that makes no sense is reported as a Fault."""
+        handler = getattr(self, f"_on_{type(order).__name__}", None)
+        assert handler is not None, f"no such order here: {order!r}"
+        try:
+            handler(order)
+        except KeyError as error:
+            self.reports.append(o.Fault(f"{type(order).__name__}: no such handle {error}"))
+        except Malformed as error:
+            self.reports.append(o.Fault(str(error)))
+
+    def _on_AddLink(self, order: o.AddLink) -> None:  # noqa: N802  (named after the order)
+        beat = self.beats.get(order.tick_ns)
+        if beat is None:
+            beat = self.beats[order.tick_ns] = Beat(order.tick_ns, self._now, self._random, self._randomised)
+        beat.cells += order.cells_out
+        link = PlaneLink(order.link, FORMAT_BY_CODE[order.format_code], order.endpoint, beat, order.cells_out)
+        self.links[order.link] = link
+
+    def _on_RemoveLink(self, order: o.RemoveLink) -> None:  # noqa: N802
+        link = self.links.pop(order.link)
+        self._forget_sessions(link)
+        link.beat.cells -= link.outbox.count
+        if not link.beat.cells:
+            del self.beats[link.beat.tick_ns]
+
+    def _on_SetSession(self, order: o.SetSession) -> None:  # noqa: N802
+        link = self.links[order.link]
+        link.set_session(order.local_index, order.remote_index, order.send_key, order.receive_key, order.confirm)
+        if order.endpoint is not None:
+            link.endpoint = order.endpoint
+        self._forget_sessions(link)
+        self._sessions.update(dict.fromkeys(link.sessions, link))
+
+    def _on_DropSession(self, order: o.DropSession) -> None:  # noqa: N802
+        link = self.links[order.link]
+        link.drop_session()
+        self._forget_sessions(link)
+
+    def _forget_sessions(self, link: PlaneLink) -> None:
+        for start in [start for start, owner in self._sessions.items() if owner is link]:
+            del self._sessions[start]
+
+    def _on_SendControl(self, order: o.SendControl) -> None:  # noqa: N802
+        self.links[order.link].control.extend(order.frames)
+
+    def _on_SendHandshake(self, order: o.SendHandshake) -> None:  # noqa: N802
+        link = self.links.get(order.link)
+        if link is None or (order.endpoint is not None and order.endpoint != link.endpoint):
+            assert order.endpoint is not None
+            self.strays.extend((datagram, order.endpoint) for datagram in order.datagrams)
+        else:
+            link.handshakes.extend(order.datagrams)
+
+    def _on_AddRelayRoute(self, order: o.AddRelayRoute) -> None:  # noqa: N802
+        link = self.links[order.link]
+        first_slot = int.from_bytes(self._random(4), "big")
+        route = HopRoute(order.route, order.route_id, order.forward, order.backward, order.slot_shift,
+                         link.format, self._scratch[link.format.name], first_slot, self.reports)  # fmt: skip
+        self._routes[order.route] = route
+        link.routes[order.route_id] = route.receive_forward
+        self._add_lane(link, order.route, order.backward_rate, route.take_backward, order.route_id)
+        route.rates = (order.forward_rate, order.backward_rate)
+
+    def _on_ExtendRelayRoute(self, order: o.ExtendRelayRoute) -> None:  # noqa: N802
+        route, link = self._routes[order.route], self.links[order.link]
+        assert isinstance(route, HopRoute)
+        forward_rate, backward_rate = route.rates
+        towards = self._lanes_of[order.route][0][0]
+        ticks = max(link.beat.tick_ns, towards.beat.tick_ns)
+        route.extend(order.route_id, forward_rate * ticks / o.RATE_UNIT, backward_rate * ticks / o.RATE_UNIT)
+        link.routes[order.route_id] = route.receive_backward
+        self._add_lane(link, order.route, forward_rate, route.take_forward, order.route_id)
+
+    def _on_AddCallerRoute(self, order: o.AddCallerRoute) -> None:  # noqa: N802
+        link = self.links[order.link]
+        first_slot = int.from_bytes(self._random(4), "big")
+        route = CallerRoute(order.route, order.route_id, self._scratch[link.format.name], first_slot, self.reports)
+        self._routes[order.route] = route
+        route.rates = (order.forward_rate, order.backward_rate)
+        link.routes[order.route_id] = route.receive_backward
+        self._add_lane(link, order.route, order.forward_rate, route.take_forward, order.route_id)
+
+    def _add_lane(self, link: PlaneLink, handle: int, rate: int,
+                  take: Callable[[int], CellRow | None], route_id: int) -> None:  # fmt: skip
+        lane = Lane(handle, rate, link.beat.tick_ns, take)
+        link.lanes.append(lane)
+        self._lanes_of.setdefault(handle, []).append((link, lane, route_id))
+
+    def _on_AddHop(self, order: o.AddHop) -> None:  # noqa: N802
+        route = self._routes[order.route]
+        assert isinstance(route, CallerRoute)
+        route.add_hop(order.forward, order.backward, order.slot_shift, order.backward_shift)
+
+    def _on_SendSignal(self, order: o.SendSignal) -> None:  # noqa: N802
+        route = self._routes[order.route]
+        if isinstance(route, CallerRoute):
+            route.signals.extend((order.hop, frame) for frame in order.frames)
+        else:
+            route.signals.extend(order.frames)
+
+    def _on_OpenCircuit(self, order: o.OpenCircuit) -> None:  # noqa: N802
+        route = self._routes[order.route]
+        link = self._lanes_of[order.route][0][0]
+        caller = isinstance(route, CallerRoute)
+        rate = route.rates[0 if caller else 1] / 1000
+        if caller:
+            circuit = Circuit(order.circuit, link.format, rate, self._normaliser.outward, self._normaliser.inward,
+                              self.to_tun["caller"].append)  # fmt: skip
+            self._caller_circuit = circuit
+        else:
+            rewriter = Rewriter(order.pool4, order.pool6)
+            circuit = Circuit(order.circuit, link.format, rate, rewriter.inward, rewriter.outward,
+                              self.to_tun["exit"].append)  # fmt: skip
+            self._by_pool[order.pool4] = self._by_pool[order.pool6] = circuit
+        self._circuits[order.circuit] = route.circuit = circuit
+
+    def _on_CloseCircuit(self, order: o.CloseCircuit) -> None:  # noqa: N802
+        circuit = self._circuits.pop(order.circuit)
+        for route in self._routes.values():
+            if route.circuit is circuit:
+                route.circuit = None
+        for address in [a for a, c in self._by_pool.items() if c is circuit]:
+            del self._by_pool[address]
+        if self._caller_circuit is circuit:
+            self._caller_circuit = None
+
+    def _on_RemoveRoute(self, order: o.RemoveRoute) -> None:  # noqa: N802
+        del self._routes[order.route]
+        for link, lane, route_id in self._lanes_of.pop(order.route, []):
+            link.routes.pop(route_id, None)
+            if lane in link.lanes:
+                link.lanes.remove(lane)
+
+

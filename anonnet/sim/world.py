@@ -1,0 +1,230 @@
+"""A network of real cores on a virtual clock.
+
+Each `SimNode` is a control core and a data plane core, joined as the daemon joins them; datagrams travel
+through `Network`, which may delay, drop, repeat or show them to an observer. One seed decides everything
+but the key generation inside the cryptographic library, and nothing ever sleeps.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random as stdlib_random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from typing import Final
+
+from anonnet.crypto.gate import TimestampGuard
+from anonnet.crypto.keys import NodeKeys
+from anonnet.crypto.suite import ANONNET_2026
+from anonnet.ids import NodeId
+from anonnet.proto import orders as o
+from anonnet.proto.exits import ExitPool
+from anonnet.proto.inbox import STRIDE, Inbox
+from anonnet.proto.link import LinkPeer
+from anonnet.proto.node import Identity, Node
+from anonnet.proto.pacer import Beat
+from anonnet.proto.path import KnownNode
+from anonnet.proto.plane import Plane
+from anonnet.proto.profile import parse_profile
+from anonnet.wire.handshake import tai64n
+
+MS: Final = 1_000_000
+SECOND: Final = 1000 * MS
+START: Final = 1_000 * SECOND
+ORDER_DELAY: Final = MS // 5  # between control and data plane
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One datagram as a wire observer sees it."""
+
+    at: int
+    source: str
+    target: str
+    length: int
+
+
+Fate = Callable[[stdlib_random.Random, bytes], Sequence[int]]  # delays in ns of the copies that arrive
+
+
+def steady(_random: stdlib_random.Random, _datagram: bytes) -> Sequence[int]:
+    """Every datagram arrives after two milliseconds."""
+    return (2 * MS,)
+
+
+@dataclass
+class Network:
+    """What lies between nodes. `fates` overrides `fate` for one direction of one link."""
+
+    random: stdlib_random.Random
+    fate: Fate = steady
+    fates: dict[tuple[str, str], Fate] = field(default_factory=dict)
+    trace: list[Sent] | None = None
+
+    def arrivals(self, source: str, target: str, datagram: bytes, now: int) -> list[int]:
+        """Return when copies of a datagram arrive."""
+        if self.trace is not None:
+            self.trace.append(Sent(now, source, target, len(datagram)))
+        return [now + delay for delay in self.fates.get((source, target), self.fate)(self.random, datagram)]
+
+
+class World:
+    """The clock, the network and the nodes, named."""
+
+    def __init__(self, seed: int = 1, profile: str = "10m") -> None:
+        self.now = START
+        self.random = stdlib_random.Random(seed)
+        self.network = Network(stdlib_random.Random(seed + 1))
+        self.nodes: dict[str, SimNode] = {}
+        self.profile = parse_profile(profile)
+        self._events: list[tuple[int, int, Callable[[], None]]] = []
+        self._count = 0
+
+    def at(self, when: int, act: Callable[[], None]) -> None:
+        """Do something at a time of the virtual clock."""
+        self._count += 1
+        heapq.heappush(self._events, (max(when, self.now), self._count, act))
+
+    def run(self, duration: int, until: Callable[[], bool] = lambda: False) -> bool:
+        """Let time pass; stop early, and return True, when `until` holds."""
+        end = self.now + duration
+        while self._events and self._events[0][0] <= end:
+            self.now, _, act = heapq.heappop(self._events)
+            act()
+            if until():
+                return True
+        self.now = end
+        return until()
+
+    def build(self, names: Sequence[str], links: Sequence[tuple[str, str]], exits: Sequence[str],
+              planes: Mapping[str, type[Plane]] | None = None) -> None:  # fmt: skip
+        """Make nodes, and the links between them; `planes` replaces the data plane of some (cheaters)."""
+        keys = {name: NodeKeys.generate() for name in names}
+        address = {name: f"10.{index + 1}.0.1" for index, name in enumerate(names)}
+        known: dict[NodeId, KnownNode] = {}
+        for name in names:
+            near = [b if a == name else a for a, b in links if name in (a, b)]
+            known[keys[name].node_id] = KnownNode(
+                keys[name].node_id, name, keys[name].onion_public, name in exits,
+                frozenset(keys[other].node_id for other in near), (IPv4Address(address[name]),),
+            )  # fmt: skip
+        for name in names:
+            plane = (planes or {}).get(name, Plane)
+            self.nodes[name] = SimNode(self, name, address[name], keys[name], known, name in exits, plane)
+        for one, other in links:
+            for here, there in ((one, other), (other, one)):
+                self.nodes[here].link_to(keys[there], address[there])
+        for node in self.nodes.values():
+            node.wake()
+
+    def deliver(self, source: str, target: str, datagram: bytes) -> None:
+        """Send a datagram from one address to another, as the network will have it."""
+        node = next((n for n in self.nodes.values() if n.address == target), None)
+        for when in self.network.arrivals(source, target, datagram, self.now):
+            if node is not None:
+                self.at(when, lambda: node.receive([datagram], source))
+
+
+class SimNode:
+    """One node: both cores, joined."""
+
+    def __init__(self, world: World, name: str, address: str, keys: NodeKeys,
+                 known: Mapping[NodeId, KnownNode], is_exit: bool, plane: type[Plane]) -> None:  # fmt: skip
+        self.world = world
+        self.name = name
+        self.address = address
+        self.keys = keys
+        rng = stdlib_random.Random(world.random.random())
+        self.plane = plane(world.now, rng.randbytes)
+        pool = ExitPool(IPv4Network("100.127.0.0/16"), IPv6Network("fd00::/64")) if is_exit else None
+        identity = Identity(keys.node_id, keys.link, keys.link_public, keys.onion)
+        self.core = Node(identity, ANONNET_2026, known, pool, rng.randbytes,
+                         lambda: tai64n(world.now), TimestampGuard())  # fmt: skip
+        self.on_packet: Callable[[str, bytearray], None] = lambda role, packet: None
+        self.running = True
+        self._source = ""
+        self._inbox = Inbox(64, 0, lambda index: o.Endpoint("raw", self._source, 0))
+        self._beats: set[int] = set()
+        self._deadline: int | None = None
+
+    def link_to(self, keys: NodeKeys, address: str) -> None:
+        """Keep a link with another node."""
+        schedule = self.world.profile.schedule("raw", 4)
+        peer = LinkPeer(keys.node_id, keys.link_public, o.Endpoint("raw", address, 0), self.world.profile, schedule)
+        self.core.add_link(peer, self.world.now)
+
+    # -- the joints -------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Let control act now, carry out its orders, and see to the next deadlines."""
+        if not self.running:
+            return
+        self.core.on_deadline(self.world.now)
+        self.settle()
+
+    def settle(self) -> None:
+        """Carry orders and reports between the cores until there are none."""
+        while True:
+            for order in self.core.take_orders():
+                self.plane.obey(order)
+            reports, self.plane.reports[:] = list(self.plane.reports), []
+            for report in reports:
+                self.core.on_report(report, self.world.now)
+            if not reports:
+                break
+        for order in self.core.take_orders():
+            self.plane.obey(order)
+        for datagram, endpoint in self.plane.strays:
+            self.world.deliver(self.address, endpoint.address, datagram)
+        self.plane.strays.clear()
+        for role, packets in self.plane.to_tun.items():
+            taken, packets[:] = list(packets), []
+            for packet in taken:
+                self.on_packet(role, packet)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        for tick_ns, beat in self.plane.beats.items():
+            if tick_ns not in self._beats:
+                self._beats.add(tick_ns)
+                self.world.at(beat.prepare_at, lambda beat=beat: self._prepare(beat))  # type: ignore[misc]
+        deadline = self.core.next_deadline()
+        if deadline is not None and (self._deadline is None or deadline < self._deadline):
+            self._deadline = max(deadline, self.world.now + ORDER_DELAY)
+            self.world.at(self._deadline, self._on_deadline)
+
+    def _on_deadline(self) -> None:
+        self._deadline = None
+        self.wake()
+
+    def _prepare(self, beat: Beat) -> None:
+        links = self.plane.prepare(beat) if self.running else []
+        self.world.at(beat.deadline, lambda: self._emit(beat, links))
+
+    def _emit(self, beat: Beat, links: list[object]) -> None:
+        if self.running:
+            for link in links:
+                for index in range(link.ready):  # type: ignore[attr-defined]
+                    datagram = bytes(link.outbox.views[index])  # type: ignore[attr-defined]
+                    self.world.deliver(self.address, link.endpoint.address, datagram)  # type: ignore[attr-defined]
+            self.plane.emitted(beat, links, self.world.now)  # type: ignore[arg-type]
+            self.settle()
+        else:
+            beat.advance(self.world.now)
+        self.world.at(beat.prepare_at, lambda: self._prepare(beat))
+
+    def receive(self, datagrams: Sequence[bytes], source: str) -> None:
+        """Datagrams arrive."""
+        if not self.running:
+            return
+        self._source = source
+        for index, datagram in enumerate(datagrams):
+            self._inbox.memory[index * STRIDE : index * STRIDE + len(datagram)] = datagram
+        self._inbox.lengths = [len(datagram) for datagram in datagrams]
+        self.plane.receive(self._inbox, self.world.now)
+        self.settle()
+
+    def send(self, role: str, packet: bytes) -> None:
+        """Put a packet into this node's TUN."""
+        self.plane.packets(role, [bytearray(packet)])
