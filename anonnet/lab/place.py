@@ -49,6 +49,11 @@ class Place:
         return self.of(host) / "anonnet.toml"
 
     @property
+    def bin(self) -> Path:
+        """Return the directory, first in the PATH of every host, that holds `anonnet-tun`."""
+        return self.directory / "bin"
+
+    @property
     def record(self) -> Path:
         """Return the file that says which lab is up: a `Topology` in JSON."""
         return self.directory / "lab.json"

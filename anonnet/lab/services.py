@@ -19,6 +19,14 @@ POLL_SECONDS: Final = 0.05
 LOG_TAIL: Final = 12  # lines of a failed process's log that the error shows
 
 
+class LabError(OperatorError):
+    """A part of the lab does not do its work; `log` is the end of what it said."""
+
+    def __init__(self, what: str, hint: str, log: str = "") -> None:
+        super().__init__(what, hint)
+        self.log = log
+
+
 def start(
     place: Place, host: str, name: str, command: Sequence[str], env: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
@@ -40,13 +48,14 @@ def start(
 
 def environment(place: Place, host: str) -> dict[str, str]:
     """Return the environment for a command on a host: its configuration, this installation of AnonNet."""
+    path = [str(place.bin), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
     import_path = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     return {
         **os.environ,
         "ANONNET_CONFIG": str(place.config(host)),
         "ANONNET_LAB_DIR": str(place.directory),
         "ANONNET_LAB_PREFIX": place.prefix,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin",
+        "PATH": ":".join([*path, "/usr/sbin", "/sbin"]),
         "PYTHONPATH": ":".join(filter(None, import_path)),
     }
 
@@ -73,12 +82,13 @@ def wait_for(
     log: Path | None = None,
     process: subprocess.Popen[bytes] | None = None,
 ) -> None:
-    """Poll until the condition holds; OperatorError with the log when too late or `process` ended."""
+    """Poll until the condition holds; LabError with the log when too late or `process` ended."""
     deadline = time.monotonic() + seconds
     while not condition():
         ended = process is not None and process.poll() is not None
         if ended or time.monotonic() > deadline:
-            raise OperatorError(failure, f"its log ends:\n{tail(log)}" if log else "see `lab status`")
+            why = "it ended" if ended else f"gave up after {seconds:g} s"
+            raise LabError(failure, why, tail(log) if log else "")
         time.sleep(POLL_SECONDS)
 
 

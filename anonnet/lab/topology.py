@@ -80,13 +80,14 @@ class Link(msgspec.Struct, frozen=True):
 
 
 class Topology(msgspec.Struct, frozen=True):
-    """A whole lab. `hops` counts the relays and the exit of a route."""
+    """A whole lab. `hops` counts the relays and the exit of a route; links run over IP version `ip`."""
 
     hosts: tuple[Host, ...]
     links: tuple[Link, ...]
     hops: int
     rate: str
     transport: str
+    ip: int = 4
 
     @property
     def nodes(self) -> tuple[Host, ...]:
@@ -134,6 +135,7 @@ def build(
     rate: str = "10m",
     transport: str = "raw",
     chain: bool = False,
+    ip: int = 4,
 ) -> Topology:
     """Lay out a lab; OperatorError if there are too few relays for the hops, or too many nodes.
 
@@ -155,7 +157,7 @@ def build(
     links = [Link(CALLER, name) for name in columns[0][:ENTRIES]]
     for here, there in pairwise(columns):
         links += _join(here, there)
-    return Topology((*nodes, Host(WEB, Role.WEB, -1)), tuple(links), hops, rate, transport)
+    return Topology((*nodes, Host(WEB, Role.WEB, -1)), tuple(links), hops, rate, transport, ip)
 
 
 def _join(here: Sequence[str], there: Sequence[str]) -> list[Link]:
