@@ -1,4 +1,4 @@
-"""What the caller takes out of its host's packets before they enter a circuit.
+"""What the caller takes out of its host's packets before they enter a circuit (docs/protocol.md section 7).
 
 The exit and the servers behind it see the caller's IP and TCP headers. Fields that tell one host from
 another, or one host again, are set to what every caller sends:

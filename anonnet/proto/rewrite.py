@@ -1,4 +1,4 @@
-"""The exit's address rewriting (docs/protocol.md section 8): inner <-> pool addresses.
+"""The exit's address rewriting (docs/protocol.md section 7): inner <-> pool addresses.
 
 Every caller has the same inner addresses (spec.INNER*), so the exit gives each circuit an address of its
 pool and changes packets in place on their way through its TUN; source NAT to the Internet is the kernel's.

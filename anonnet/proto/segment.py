@@ -1,4 +1,4 @@
-"""Packets into cells and back (docs/protocol.md section 7).
+"""Packets into cells and back (docs/protocol.md section 6).
 
 Content of a DATA cell: the rest of a packet that began earlier, then packets back to back, each after its
 length (u16). A length of 0, or fewer than 2 bytes left, ends the cell. The payload header's `first` says

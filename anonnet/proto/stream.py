@@ -1,6 +1,6 @@
 """A reliable, ordered channel of messages over cells that may be lost, reordered or doubled.
 
-Used in link control cells and in SIGNAL payloads alike (docs/protocol.md section 6). Its frames take slots
+Used in link control cells and in SIGNAL payloads alike (docs/protocol.md section 4.1). Its frames take slots
 that are there anyway, at a rate that is fixed, so there is no congestion to control: the window bounds
 memory, and the caller's `limit` is the pace.
 

@@ -1,4 +1,4 @@
-"""Link control messages (docs/protocol.md section 4): what two neighbours say to each other.
+"""Link control messages (docs/protocol.md section 4.2): what two neighbours say to each other.
 
 They travel in the control cells of a link (route id ROUTE_CONTROL), through the reliable ordered channel
 of wire.stream, which is where their length of at most MAX_MESSAGE comes from.

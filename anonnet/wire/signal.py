@@ -1,4 +1,4 @@
-"""Route signalling (docs/protocol.md section 5): what a caller and one hop of its route say to each other.
+"""Route signalling (docs/protocol.md section 5.1): what a caller and one hop of its route say to each other.
 
 The messages travel in SIGNAL payloads, inside the onion layers, through the reliable ordered channel of
 wire.stream: one channel between the caller and each hop.

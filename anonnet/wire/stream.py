@@ -1,4 +1,4 @@
-"""Frames of the reliable message channel (docs/protocol.md section 6).
+"""Frames of the reliable message channel (docs/protocol.md section 4.1).
 
     0     4          8                10                       14
     | ack | sequence | flags · length | selective acknowledgement | data ... | padding, ignored

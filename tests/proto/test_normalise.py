@@ -34,7 +34,8 @@ def sums_right(raw: bytes | bytearray) -> bool:
     packet = (IP if raw[0] >> 4 == 4 else IPv6)(bytes(raw))
     if isinstance(packet, IPv6):
         return packet.nh != 6 or in6_chksum(6, packet, bytes(raw[40:])) == 0
-    return checksum(bytes(raw[:20])) == 0 and (packet.proto != 6 or in4_chksum(6, packet, bytes(raw[20:])) == 0)
+    header_right = checksum(bytes(raw[:20])) == 0
+    return header_right and (packet.proto != 6 or in4_chksum(6, packet, bytes(raw[20:])) == 0)
 
 
 @given(WORD, BYTE, st.integers(0, 7), st.integers(0, 0x1FFF), BYTE, BYTE, st.binary(max_size=30))

@@ -14,7 +14,7 @@ HANDSHAKES = st.binary(min_size=1, max_size=2000)
 U64 = st.integers(0, 2**64 - 1)
 MESSAGES = st.one_of(
     st.builds(s.Extend, st.binary(min_size=20, max_size=20).map(NodeId), HANDSHAKES),
-    st.builds(s.Extended, HANDSHAKES),
+    st.builds(s.Extended, st.integers(0, 2**32 - 1), HANDSHAKES),
     st.builds(s.ExtendRefused, REASONS),
     st.builds(s.Open, st.binary(min_size=32, max_size=32)),
     st.just(s.Opened()),
@@ -27,7 +27,7 @@ MESSAGES = st.one_of(
 
 VECTORS = [
     ("01" + "11" * 20 + "aabb", s.Extend(NodeId(b"\x11" * 20), b"\xaa\xbb")),
-    ("02 cc", s.Extended(b"\xcc")),
+    ("02 01020304 cc", s.Extended(0x01020304, b"\xcc")),
     ("03 02", s.ExtendRefused(Reason.NO_LINK)),
     ("04" + "22" * 32, s.Open(b"\x22" * 32)),
     ("05", s.Opened()),
@@ -43,6 +43,7 @@ ILLEGAL = {
     "unknown type": "0b",
     "next hop cut off": "01" + "11" * 19,
     "no handshake": "01" + "11" * 20,
+    "no handshake after the shift": "02 01020304",
     "secret too short": "04" + "22" * 31,
     "secret too long": "04" + "22" * 33,
     "trailing byte": "05 00",
