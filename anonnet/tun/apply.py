@@ -80,6 +80,21 @@ class Session:
             )
 
 
+def apply_all(journal: Journal, plan: Callable[[], Iterable[Step]], echo: Echo = quiet) -> Session:
+    """Undo what a crash left in `journal`, then make the plan's changes, all or none.
+
+    `plan` is called after that undo, so that it sees the host as it really was.
+    """
+    session = Session(journal, echo)
+    session.undo()
+    try:
+        session.apply(plan())
+    except BaseException:
+        session.undo()
+        raise
+    return session
+
+
 def perform(action: Action) -> Tun | None:
     """Make one change; return the device if it made one. Raise OperatorError if it cannot be made."""
     match action:

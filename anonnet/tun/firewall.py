@@ -63,15 +63,15 @@ def caller_firewall(
     blocked too; they bypass `output`. Empty where the kernel has no egress hook.
     """
     tables = fresh("inet", TABLE, _caller_chains(tun, mark, links, lan))
-    gone = gone("inet", TABLE)
+    removal = gone("inet", TABLE)
     if egress_devices:
         tables += fresh("netdev", TABLE, _egress_chains(egress_devices, mark, links, lan))
-        gone += gone("netdev", TABLE)
+        removal += gone("netdev", TABLE)
     return Step(
         name="firewall",
         phase=Phase.FIREWALL,
         do=Nft(tables, f"table {TABLE}: only {tun}, {len(links)} links, DHCP, neighbour discovery"),
-        undo=Nft(gone, f"delete table {TABLE}"),
+        undo=Nft(removal, f"delete table {TABLE}"),
     )
 
 
@@ -170,17 +170,20 @@ def _egress_chains(
 # -- nft's grammar --------------------------------------------------------------------------------
 
 
-def fresh(family: str, table: str, chains: Iterable[str]) -> str:
-    return f"{gone(family, table)}table {family} {table} {{\n" + "".join(chains) + "}\n"
+def fresh(family: str, table: str, contents: Iterable[str]) -> str:
+    """Return the text that creates a table with these sets and chains, replacing any former one."""
+    return f"{gone(family, table)}table {family} {table} {{\n" + "".join(contents) + "}\n"
 
 
 def gone(family: str, table: str) -> str:
-    """Declare first: deleting a table that does not exist is an error."""
+    """Return the text that deletes a table, declared first since deleting an absent one is an error."""
     return f"table {family} {table}\ndelete table {family} {table}\n"
 
 
 def chain(name: str, hook: str, rules: Iterable[str]) -> str:
-    return f"\tchain {name} {{\n\t\t{hook};\n" + "".join(f"\t\t{rule}\n" for rule in rules) + "\t}\n"
+    """Return the text of a chain; `hook` is "" for one that others jump to."""
+    head = f"\t\t{hook};\n" if hook else ""
+    return f"\tchain {name} {{\n{head}" + "".join(f"\t\t{rule}\n" for rule in rules) + "\t}\n"
 
 
 def range_match(text: str, field: Literal["saddr", "daddr"]) -> str:
