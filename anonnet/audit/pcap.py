@@ -75,21 +75,50 @@ def read(path: Path) -> Trace:
 
 def parse(data: bytes, source: str = "capture") -> Trace:
     """Read a capture from memory. A last record that is cut short is left out."""
-    for order in "<>":
-        unit = _MAGIC.get(struct.unpack_from(f"{order}I", data)[0]) if len(data) >= _GLOBAL_LEN else None
-        if unit:
-            break
-    else:
-        raise OperatorError(f"{source} is not a pcap file", "capture with: anonnet-tun lab capture")
+    order, unit = _byte_order(data, source)
     link_type = struct.unpack_from(f"{order}I", data, 20)[0] & 0xFFFF
     if link_type not in _IP_AT:
         raise OperatorError(f"{source}: unknown link type {link_type}", "capture an Ethernet or IP interface")
     starts = _record_starts(data, order)
     whole = np.frombuffer(data + bytes(_RECORD_LEN + _SLICE), np.uint8)
-    head = whole[starts[:, None] + np.arange(_RECORD_LEN)].view(f"{order}u4").astype(np.int64).reshape(-1, 4)
+    head = _heads(whole, starts, order)
     rows = whole[starts[:, None] + _RECORD_LEN + np.arange(_SLICE)]
     rows = np.where(np.arange(_SLICE) < head[:, 2:3], rows, 0).astype(np.uint8)  # nothing beyond the record
     return _decode(head[:, 0] * 10**9 + head[:, 1] * unit, head[:, 3], rows, link_type)
+
+
+def trim(path: Path, start: int, stop: int) -> int:
+    """Keep only the packets of a capture file from `start` until before `stop` (ns); return how many."""
+    data = path.read_bytes()
+    order, unit = _byte_order(data, str(path))
+    starts = _record_starts(data, order)
+    head = _heads(np.frombuffer(data, np.uint8), starts, order)
+    times = head[:, 0] * 10**9 + head[:, 1] * unit
+    ends = starts + _RECORD_LEN + head[:, 2]
+    kept = np.flatnonzero((times >= start) & (times < stop))
+    with path.open("wb") as file:
+        file.write(data[:_GLOBAL_LEN])
+        # Packets are all but in order of time, so what is kept is a few runs of records.
+        for run in np.split(kept, np.flatnonzero(np.diff(kept) > 1) + 1):
+            if len(run):
+                file.write(data[starts[run[0]] : ends[run[-1]]])
+    return len(kept)
+
+
+def _byte_order(data: bytes, source: str) -> tuple[str, int]:
+    """Return struct's mark for the byte order, and the nanoseconds that one unit of fraction stands for."""
+    for order in "<>":
+        unit = _MAGIC.get(struct.unpack_from(f"{order}I", data)[0]) if len(data) >= _GLOBAL_LEN else None
+        if unit:
+            return order, unit
+    raise OperatorError(f"{source} is not a pcap file", "capture with: anonnet-tun lab capture")
+
+
+def _heads(whole: Bytes, starts: Ints, order: str) -> Ints:
+    """Return (n, 4): seconds, fraction, bytes captured, bytes on the wire."""
+    head = whole[starts[:, None] + np.arange(_RECORD_LEN)].view(f"{order}u4")
+    wide: Ints = head.astype(np.int64).reshape(-1, 4)
+    return wide
 
 
 def _record_starts(data: bytes, order: str) -> Ints:

@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from anonnet.audit.pcap import trim
 from anonnet.errors import OperatorError
 from anonnet.lab import namespaces, services, weatherd
 from anonnet.lab.place import CORE, WEB, Place
@@ -24,6 +25,7 @@ from anonnet.lab.weather import Rule
 
 SNAPLEN: Final = 64  # bytes: Ethernet, IPv6 and ports; payload is ciphertext anyway
 CAPTURE_BUFFER_KIB: Final = 65536
+RETIRE_SECONDS: Final = 1.2  # the kernel hands tcpdump a block of packets once full, or after a second
 READY_SECONDS: Final = 20.0
 
 
@@ -119,7 +121,10 @@ def weather_counts(place: Place) -> dict[str, int]:
 
 
 class Capture:
-    """tcpdump on a host's eth0 (on core: every port) into a pcap file; also a context manager."""
+    """tcpdump on a host's eth0 (on core: every port) into a pcap file; also a context manager.
+
+    The file holds exactly the packets between the end of the constructor and the call of `stop`.
+    """
 
     def __init__(
         self, place: Place, host: str, path: Path, *, snaplen: int = SNAPLEN, expression: str = ""
@@ -145,18 +150,20 @@ class Capture:
             if not first:
                 self._process.wait()
                 raise OperatorError(f"tcpdump on {host} failed: {last.strip()}", "check the file's directory")
+        self._path = path
+        self._began = time.time_ns()
 
     def stop(self) -> None:
         """End the capture; the file is then complete."""
+        ended = time.time_ns()
         if self._process.poll() is None:
-            time.sleep(0.1)  # tcpdump reads its ring in blocks: let it see the last packets
+            time.sleep(RETIRE_SECONDS)
             self._process.send_signal(signal.SIGINT)
             said = self._stderr.read()
             self._process.wait()
-            self.captured, self.dropped = (
-                int(found[1]) if (found := re.search(rf"(\d+) packets? {what}", said)) else 0
-                for what in ("captured", "dropped by kernel")
-            )
+            found = re.search(r"(\d+) packets? dropped by kernel", said)
+            self.dropped = int(found[1]) if found else 0
+            self.captured = trim(self._path, self._began, ended)
         self._stderr.close()
 
     def __enter__(self) -> Capture:

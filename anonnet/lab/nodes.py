@@ -10,25 +10,26 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
-from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from anonnet.crypto.keys import NodeKeys, save_keys
-from anonnet.crypto.suite import ANONNET_2026
 from anonnet.errors import OperatorError
-from anonnet.ids import NodeId, node_id_text
+from anonnet.ids import node_id_text
 from anonnet.lab import network, services
 from anonnet.lab.place import Place
 from anonnet.lab.services import LabError
 from anonnet.lab.topology import WEB4, WEB6, Host, Role, Topology
 from anonnet.node import api
+from anonnet.node.address import address_text
 from anonnet.node.client import Client
+from anonnet.node.config import parse
+from anonnet.node.invite import own_invite
 from anonnet.proto.profile import parse_profile
 from anonnet.spec import UDP_PORT
-from anonnet.wire.descriptor import Address, Descriptor, Transport, invite, sign
+from anonnet.wire.descriptor import Address, Transport
 
 USER: Final = "nobody"  # what the daemons become: there on every system
 LINKS_SECONDS: Final = 60.0
@@ -49,7 +50,11 @@ def bring_up(place: Place, topology: Topology, say: Callable[[str], None] = lamb
 def prepare(place: Place, topology: Topology) -> None:
     """Write the keys and configuration of every node, and the command that runs them."""
     keys = {host.name: NodeKeys.generate() for host in topology.nodes}
-    invites = {host.name: invite(_descriptor(topology, host, keys)) for host in topology.nodes}
+    invites = {}
+    for host in topology.nodes:
+        config = parse(config_text(place, topology, host, {}).encode(), host.name)
+        neighbours = [keys[name].node_id for name in topology.neighbours(host.name)]
+        invites[host.name] = own_invite(config, keys[host.name], neighbours, int(time.time()))
     for host in topology.nodes:
         save_keys(keys[host.name], place.of(host.name) / "state")
         place.config(host.name).write_text(config_text(place, topology, host, invites))
@@ -91,7 +96,7 @@ def link_profiles(topology: Topology) -> dict[tuple[str, str], str]:
 
 
 def config_text(place: Place, topology: Topology, host: Host, invites: Mapping[str, str]) -> str:
-    """Return one node's configuration file: it knows every node, and keeps links with its neighbours."""
+    """Return one node's configuration file: it knows all nodes invited, and keeps links with its neighbours."""
     directory = place.of(host.name)
     profiles, neighbours = link_profiles(topology), topology.neighbours(host.name)
     sections: list[tuple[str, dict[str, object]]] = [
@@ -104,7 +109,7 @@ def config_text(place: Place, topology: Topology, host: Host, invites: Mapping[s
                 "user": USER,
             },
         ),
-        ("[transport]", {"addresses": [address_text(topology, host)]}),
+        ("[transport]", {"addresses": [address_of(topology, host)]}),
         ("[links]", {"profile": topology.rate}),
         ("[caller]", {"hops": topology.hops}),
     ]
@@ -114,11 +119,11 @@ def config_text(place: Place, topology: Topology, host: Host, invites: Mapping[s
         resolver = str(topology.web.ipv4)
         sections.append(("[exit]", {"enabled": True, "resolver": resolver, "allow": allow}))
     for peer in topology.nodes:
-        if peer.name != host.name:
+        if peer.name != host.name and peer.name in invites:
             keys: dict[str, object] = {"invite": invites[peer.name], "link": peer.name in neighbours}
             if keys["link"]:
                 keys |= {
-                    "address": address_text(topology, peer),
+                    "address": address_of(topology, peer),
                     "profile": profiles[host.name, peer.name],
                 }
             sections.append(("[[peers]]", keys))
@@ -129,11 +134,11 @@ def config_text(place: Place, topology: Topology, host: Host, invites: Mapping[s
     )
 
 
-def address_text(topology: Topology, host: Host) -> str:
+def address_of(topology: Topology, host: Host) -> str:
     """Return where other nodes reach a host, as configurations write it."""
-    ip = _ip(topology, host)
-    text = f"[{ip}]" if ip.version == 6 else str(ip)
-    return f"udp:{text}:{UDP_PORT}" if topology.transport == "udp" else f"raw:{text}"
+    transport = Transport[topology.transport.upper()]
+    ip = host.ipv6 if topology.ip == 6 else host.ipv4
+    return address_text(Address(transport, ip, UDP_PORT if transport is Transport.UDP else 0))
 
 
 def start(place: Place, topology: Topology, say: Callable[[str], None] = lambda text: None) -> None:
@@ -179,33 +184,6 @@ def missing_links(place: Place, topology: Topology, host: str) -> list[str]:
     known = names(place)
     up = {known.get(link.peer) for link in report.links if link.state == LINK_UP} if report else set()
     return [name for name in topology.neighbours(host) if name not in up]
-
-
-def _descriptor(topology: Topology, host: Host, keys: Mapping[str, NodeKeys]) -> bytes:
-    own = keys[host.name]
-    transport = Transport.UDP if topology.transport == "udp" else Transport.RAW
-    address = Address(transport, _ip(topology, host), UDP_PORT if transport is Transport.UDP else 0)
-    neighbours: list[NodeId] = sorted(keys[name].node_id for name in topology.neighbours(host.name))
-    is_exit = host.role is Role.EXIT
-    return sign(
-        Descriptor(
-            suite_code=ANONNET_2026.code,
-            epoch=1,
-            identity=own.identity_public,
-            link=own.link_public,
-            onion=own.onion_public,
-            exit4=is_exit,
-            exit6=is_exit,
-            addresses=(address,),
-            neighbours=tuple(neighbours),
-            name=host.name,
-        ),
-        own.identity,
-    )
-
-
-def _ip(topology: Topology, host: Host) -> IPv4Address | IPv6Address:
-    return host.ipv6 if topology.ip == 6 else host.ipv4
 
 
 def _names_file(place: Place) -> Path:

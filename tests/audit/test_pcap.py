@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from scapy.layers.l2 import ARP, CookedLinux, CookedLinuxV2, Ether
 from scapy.packet import Packet, Raw
 from scapy.utils import RawPcapWriter
 
-from anonnet.audit.pcap import parse
+from anonnet.audit.pcap import parse, trim
 from anonnet.errors import OperatorError
 
 PACKETS: list[Packet] = [
@@ -75,6 +76,16 @@ def test_a_record_cut_short_is_left_out() -> None:
     data = capture([frame(p, 1) for p in PACKETS], 1)
     assert len(parse(data[:-1])) == 3
     assert len(parse(data[:24])) == 0
+
+
+def test_trimming_keeps_a_window_of_whole_records(tmp_path: Path) -> None:
+    path = tmp_path / "a.pcap"
+    path.write_bytes(capture([frame(p, 1) for p in PACKETS], 1))
+    whole = parse(path.read_bytes())
+    assert trim(path, 7 * 10**9 + 1000, 7 * 10**9 + 3000) == 2
+    assert parse(path.read_bytes()).length.tolist() == whole.length[1:3].tolist()
+    assert trim(path, 0, 1) == 0
+    assert len(parse(path.read_bytes())) == 0
 
 
 def test_masks_select_rows() -> None:
