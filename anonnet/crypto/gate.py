@@ -139,21 +139,21 @@ class CookieJar:
 
     def __init__(self, remote_public: bytes) -> None:
         self._public = remote_public
-        self._sent: tuple[int, int, bytes] | None = None  # index, message id, mac1 of part 0
+        self._sent: bytes | None = None  # part 0 of the last message
         self._cookie: tuple[int, bytes] | None = None  # when it came, the cookie
 
     def sent(self, first: bytes) -> None:
         """Note part 0 of an INITIATION as sent: only a challenge to it will be believed."""
-        word_, message_id, *_ = FRAGMENT_HEADER.unpack_from(first)
-        self._sent = word_ & INDEX_MASK, message_id, first[-2 * MAC_LEN : -MAC_LEN]
+        self._sent = first
 
     def take(self, datagram: bytes, now: int) -> bool:
         """Open a COOKIE datagram; False, and nothing changed, when it does not answer what was sent."""
-        if self._sent is None or len(datagram) < HEADER_LEN + SALT_LEN + SEALED_LEN:
+        if self._sent is None or len(datagram) != len(self._sent):
             return False
-        index, message_id, mac1 = self._sent
-        if datagram[:HEADER_LEN] != _cookie_header(index, message_id):
+        word_, message_id, *_ = FRAGMENT_HEADER.unpack_from(self._sent)
+        if datagram[:HEADER_LEN] != _cookie_header(word_ & INDEX_MASK, message_id):
             return False
+        mac1 = self._sent[-2 * MAC_LEN : -MAC_LEN]
         salt = datagram[HEADER_LEN : HEADER_LEN + SALT_LEN]
         sealed = datagram[HEADER_LEN + SALT_LEN :][:SEALED_LEN]
         try:

@@ -185,7 +185,7 @@ def mac(key: bytes, data: bytes) -> bytes:
     return blake2s(data, digest_size=MAC_LEN, key=key).digest()
 
 
-def fragment(  # noqa: PLR0917  one argument for each field and key
+def fragment(
     message: bytes,
     fmt: Format,
     kind: DatagramType,
