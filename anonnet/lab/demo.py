@@ -43,6 +43,7 @@ class Demo:
         self.seconds = seconds
         self.console = console
         self.directory = place.directory / "demo"
+        self.before: dict[str, str] = {}  # the caller's rules, routes, firewall and DNS before `up`
         rate = parse_profile(topology.rate)
         self.schedule = rate.schedule(topology.transport, topology.ip)
         self.slowest = min(rate.rate_out, rate.rate_in)  # bit/s
@@ -63,6 +64,7 @@ class Demo:
 
     def circuit(self) -> str:
         """Build the circuit with the operator's own command, and name its hops."""
+        self.before = self._host_state()
         self._run("anonnet-tun", "up", "--wait", "60")
         report = msgspec.json.decode(self._run("anonnet-tun", "status", "--json"), type=api.Status)
         names = nodes.names(self.place)
@@ -155,13 +157,14 @@ class Demo:
     def down(self) -> str:
         """Put the caller back on the plain Internet."""
         self._run("anonnet-tun", "down")
-        rules = self._run("ip", "rule") + self._run("nft", "list", "ruleset")
-        _demand("anonnet" not in rules, f"`down` left behind: {rules}")
+        now = self._host_state()
+        differs = [what for what, text in self.before.items() if now[what] != text]
+        _demand(not differs, f"`down` left other {', '.join(differs)} than before")
         self._run("curl", "-sS", "--fail", "--max-time", "10", "http://web.lab/")
         last = json.loads((self.place.of(WEB) / "access.log").read_text().splitlines()[-1])["client"]
         caller = self.topology.host(CALLER)
         _demand(last in (str(caller.ipv4), str(caller.ipv6)), f"after `down` the web host saw {last}")
-        return "`anonnet-tun down`: the caller's own address shows again, no rule of ours is left"
+        return "`anonnet-tun down`: rules, routes, firewall and DNS byte for byte as before `up`"
 
     # -- helpers ----------------------------------------------------------------------------------
 
@@ -197,6 +200,16 @@ class Demo:
             time.sleep(self.seconds)
         missed = outer.dropped + core.dropped
         _demand(not missed, f"the kernel dropped {missed} packets of the capture")
+
+    def _host_state(self) -> dict[str, str]:
+        """Return what `up` changes on the caller, as text."""
+        commands = {
+            "rules": "ip rule; ip -6 rule",
+            "routes": "ip route show table all; ip -6 route show table all",
+            "firewall": "nft -s list ruleset",
+            "DNS": "cat /etc/resolv.conf",
+        }
+        return {what: self._run("sh", "-ec", command) for what, command in commands.items()}
 
     def _endless(self) -> str:
         """Return the URL of a file that takes longer than the capture."""

@@ -96,7 +96,7 @@ def link_profiles(topology: Topology) -> dict[tuple[str, str], str]:
 
 
 def config_text(place: Place, topology: Topology, host: Host, invites: Mapping[str, str]) -> str:
-    """Return one node's configuration file: it knows all nodes invited, and keeps links with its neighbours."""
+    """Return one node's configuration file: it knows who is invited, and links with its neighbours."""
     directory = place.of(host.name)
     profiles, neighbours = link_profiles(topology), topology.neighbours(host.name)
     sections: list[tuple[str, dict[str, object]]] = [
