@@ -250,6 +250,8 @@ def run(place: Place, topology: Topology, seconds: float) -> bool:
             except AnonNetError as error:
                 console.print(f"[red]failed[/] {step.__name__}: ", end="")
                 console.print(str(error), markup=False, highlight=False)
+                if isinstance(error, services.LabError):
+                    console.print(error.log, markup=False, highlight=False)
                 _show_logs(place, topology, console)
                 return False
             console.print(f"[green]shown[/]  {text}", highlight=False)

@@ -21,6 +21,7 @@ import msgspec
 
 from anonnet.errors import OperatorError
 from anonnet.lab.place import CALLER, WEB
+from anonnet.proto.profile import parse_profile
 
 NODES4: Final = IPv4Network("100.64.0.0/10")  # RFC 6598; node i is in 100.(64+i).0.0/16
 NODES6: Final = IPv6Network("3fff::/20")  # RFC 9637; node i is in 3fff:i::/32
@@ -137,10 +138,11 @@ def build(
     chain: bool = False,
     ip: int = 4,
 ) -> Topology:
-    """Lay out a lab; OperatorError if there are too few relays for the hops, or too many nodes.
+    """Lay out a lab; OperatorError for too few relays, too many nodes or an unknown rate.
 
     `chain` keeps only caller - r1 - r2 .. - x1, for measurements: no node has an idle link.
     """
+    parse_profile(rate)
     if chain:
         relays, exits = hops - 1, 1
     if hops < 1 or exits < 1 or relays < hops - 1:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from anonnet.audit import wire
 from anonnet.audit.pcap import read
 from anonnet.errors import OperatorError
 from anonnet.lab import namespaces, network, services
@@ -151,6 +152,29 @@ def test_weather_keeps_to_its_rule_exactly(place: Place, tmp_path: Path, target:
     assert len(arrived.where(arrived.dport == 7777)) == expected.counts["sent"]
     # What comes back (port unreachable) passes too, with fates of its own.
     assert counts["dropped"] >= expected.counts["dropped"] > 200
+
+
+STREAM = """
+import os, socket, sys, time
+sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, 253)
+os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(20))
+start, tick = time.monotonic_ns(), int(sys.argv[2])
+for n in range(int(sys.argv[3])):
+    time.sleep(max(0, start + n * tick - time.monotonic_ns()) / 1e9)
+    for _ in range(8):
+        sock.sendto(bytes(1232), (sys.argv[1], 0))
+"""
+
+
+def test_a_constant_stream_is_counted_exactly_by_ticks(place: Place, tmp_path: Path) -> None:
+    tick = 20 * MS
+    run(place, "caller", "ping", "-c", "1", "100.65.0.2")
+    with network.Capture(place, "caller", tmp_path / "stream.pcap"):
+        run(place, "caller", sys.executable, "-c", STREAM, "100.65.0.2", str(tick), "100")
+    trace = read(tmp_path / "stream.pcap").between("100.64.0.2", "100.65.0.2")
+    seen = wire.stream(trace, tick)
+    assert seen.lengths == {1252: 800}
+    assert seen.histogram == {8: 98}  # all but the first and last tick, which a capture may cut
 
 
 def test_weather_spares_the_others_and_ends(place: Place) -> None:
