@@ -55,6 +55,12 @@ class Bug(Failure):
     exit_code = 70  # EX_SOFTWARE of sysexits.h
 
 
+class Interrupted(Failure):
+    """^C or SIGTERM, after whatever was begun has been undone."""
+
+    exit_code = 130  # as shells say it: 128 + SIGINT
+
+
 class LazyGroup(click.Group):
     """A group whose commands are in `COMMANDS`, and which turns errors into their one line."""
 
@@ -84,6 +90,8 @@ class LazyGroup(click.Group):
             if ctx.params["debug"]:
                 traceback.print_exc()
             raise Failure(str(error)) from None
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted") from None
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Final
 
 import msgspec
 
+from anonnet.crypto.keys import load_keys
+from anonnet.errors import OperatorError
+from anonnet.ids import node_id_text
 from anonnet.node import api
 from anonnet.node.client import Client, DaemonDownError
 from anonnet.node.config import Config, TransportName
@@ -37,7 +41,7 @@ def current(config: Config) -> api.Status:
     try:
         report = Client(config.node.run_dir).call(api.GetStatus(), api.Status)
     except DaemonDownError:
-        report = api.Status(api.SCHEMA, None, "down", None, (), ())
+        report = api.Status(api.SCHEMA, _own_id(config), "down", None, (), ())
     firewall, tunnel = in_place(config)
     return msgspec.structs.replace(report, state=combine(report.state, firewall, tunnel))
 
@@ -58,6 +62,13 @@ def combine(daemon: api.State, firewall: bool, tunnel: bool) -> api.State:
     if daemon == "down":
         return "blocked"
     return daemon if tunnel else "connecting"
+
+
+def _own_id(config: Config) -> str | None:
+    """Return this node's id if its keys are there and may be read."""
+    with contextlib.suppress(OperatorError):
+        return node_id_text(load_keys(config.node.state_dir).node_id)
+    return None
 
 
 def _endpoints(config: Config, peer: Peer) -> list[LinkEndpoint]:

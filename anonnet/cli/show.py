@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 import click
 import msgspec
-from rich.console import Console
-from rich.table import Table
 
 from anonnet.cli import config_option, json_option
+from anonnet.cli.host import current
 from anonnet.node import api
 from anonnet.node.client import Client
 from anonnet.node.config import load
@@ -31,22 +31,17 @@ SAYS: Final[dict[api.State, str]] = {
 @click.pass_context
 def status(ctx: click.Context, config_path: Path, as_json: bool) -> None:
     """Say whether traffic is protected, and how the links do. Exit code 0 when up, 3 when not."""
-    from anonnet.cli.host import current  # noqa: PLC0415
-
     report = current(load(config_path))
     if as_json:
         _print_json(report)
     else:
         click.echo(SAYS[report.state])
-        console = Console(soft_wrap=True)
-        if report.id is not None:
-            console.print(f"this node   {report.id}")
-        if report.exit is not None:
-            console.print(f"exit        {report.exit}")
-        if report.circuits:
-            console.print(_circuit_table(report.circuits))
-        if report.links:
-            console.print(_link_table(report.links))
+        for label, node in (("this node", report.id), ("exit", report.exit)):
+            if node is not None:
+                click.echo(f"{label:<12}{node}")
+        for table in (_circuit_table(report.circuits), _link_table(report.links)):
+            if table:
+                click.echo(f"\n{table}")
     ctx.exit(0 if report.state == "up" else NOT_UP)
 
 
@@ -57,12 +52,13 @@ def peers(config_path: Path, as_json: bool) -> None:
     """List the nodes that this one knows."""
     report = Client(load(config_path).node.run_dir).call(api.GetPeers(), api.Peers)
     if as_json:
-        return _print_json(report)
-    table = _table("node", "name", "exit", "link", "addresses")
-    for peer in report.peers:
-        exit_ = "yes" if peer.exit else ""
-        table.add_row(peer.id, peer.name, exit_, peer.link or "-", " ".join(peer.addresses))
-    return Console(soft_wrap=True).print(table)
+        _print_json(report)
+        return
+    rows = [
+        (peer.id, peer.name, "yes" if peer.exit else "no", peer.link or "none", " ".join(peer.addresses))
+        for peer in report.peers
+    ]
+    click.echo(_table("node name exit link addresses", rows) or "no peers: the configuration names none")
 
 
 @click.command()
@@ -73,47 +69,60 @@ def circuits(config_path: Path, as_json: bool) -> None:
     report = Client(load(config_path).node.run_dir).call(api.GetCircuits(), api.Circuits)
     if as_json:
         _print_json(report)
-    elif report.circuits:
-        Console(soft_wrap=True).print(_circuit_table(report.circuits))
     else:
-        click.echo("no circuit: `anonnet-tun up` builds one")
+        click.echo(_circuit_table(report.circuits) or "no circuit: `anonnet-tun up` builds one")
+
+
+def show_hops(route: api.RouteStatus) -> str:
+    """Return a route for people: the beginnings of its hops' ids."""
+    return " - ".join(hop[:8] for hop in route.hops)
 
 
 def _print_json(report: msgspec.Struct) -> None:
     click.echo(msgspec.json.encode(report).decode())
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, no_wrap=True)
-    return table
+def _circuit_table(circuits: Iterable[api.CircuitStatus]) -> str:
+    rows = [
+        (circuit.id, route.id, route.state, f"{route.cells_per_tick:g}", show_hops(route))
+        for circuit in circuits
+        for route in circuit.routes
+    ]
+    return _table("circuit route state cells/tick hops", rows)
 
 
-def _circuit_table(circuits: tuple[api.CircuitStatus, ...]) -> Table:
-    table = _table("circuit", "route", "state", "cells/tick", "hops")
-    for circuit in circuits:
-        for route in circuit.routes:
-            hops = " - ".join(hop[:8] for hop in route.hops)
-            table.add_row(str(circuit.id), str(route.id), route.state, f"{route.cells_per_tick:g}", hops)
-    return table
-
-
-def _link_table(links: tuple[api.LinkStatus, ...]) -> Table:
-    columns = ("link", "state", "over", "profile", "tick us", "cells/tick")
-    table = _table(*columns, "sent", "received", "missed", "late", "skipped")
-    for column in table.columns[4:]:
-        column.justify = "right"
-    for link in links:
-        cells = (link.cells_sent, link.cells_received, link.cells_missed)
-        counts = (*cells, link.late_ticks, link.skipped_ticks)
-        table.add_row(
+def _link_table(links: Iterable[api.LinkStatus]) -> str:
+    rows = [
+        (
             link.peer[:8],
             link.state,
             link.transport,
             link.profile,
             f"{link.tick_us:g}",
-            str(link.cells_per_tick),
-            *map(str, counts),
+            link.cells_per_tick,
+            link.cells_sent,
+            link.cells_received,
+            link.cells_missed,
+            link.late_ticks,
+            link.skipped_ticks,
         )
-    return table
+        for link in links
+    ]
+    return _table("link state over profile tick/us cells/tick sent received missed late skipped", rows)
+
+
+def _table(head: str, rows: Iterable[tuple[object, ...]]) -> str:
+    """Return aligned columns, numbers to the right, never cut: scripts read them. Empty without rows."""
+    cells = [head.split(), *([str(cell) for cell in row] for row in rows)]
+    if len(cells) == 1:
+        return ""
+    columns = list(zip(*cells, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    numeric = [all(cell.replace(".", "").isdigit() for cell in column[1:]) for column in columns]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        ).rstrip()
+        for line in cells
+    )

@@ -86,6 +86,8 @@ lock_memory = true               # no page fault in the middle of a tick, no key
 
 [exit]
 enabled = $exit                  # forward callers' traffic to the Internet, from this host's address
+ipv4 = true                      # what its uplink has
+ipv6 = true
 tun = "anonexit0"
 pool4 = "100.127.0.0/16"         # inside this host only: one address for each circuit
 pool6 = "fd61:6e6f:6e6e:1::/64"
@@ -112,3 +114,6 @@ lan = []                         # ranges to be reached past the tunnel: ["192.1
 # address = "udp:192.0.2.7:2531" # where to reach it, whatever its invite says
 # profile = "t1"                 # left out: that of [links]
 $peers''')
+
+if __name__ == "__main__":
+    print(render(EXAMPLE), end="")

@@ -15,6 +15,7 @@ from rich.console import Console
 from anonnet.cli import config_option
 from anonnet.cli.host import in_place, up_settings
 from anonnet.cli.probe import wait_for_echo
+from anonnet.cli.show import show_hops
 from anonnet.errors import OperatorError
 from anonnet.node import api
 from anonnet.node.client import Client
@@ -78,8 +79,8 @@ def up(config_path: Path, wait: float, exit_: str | None, hops: int | None, verb
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # undo then, too
     settings = up_settings(config, peers)
     echo = (lambda line: steps.console.print(line, markup=False)) if verbose else _silent
-    try:
-        with HostSession(settings, echo) as host:
+    with HostSession(settings, echo) as host:
+        try:
             host.apply(Phase.FIREWALL)
             steps.did("firewall", f"only {settings.tun} and {len(settings.links)} link addresses pass")
             host.apply(Phase.TUN)
@@ -98,13 +99,12 @@ def up(config_path: Path, wait: float, exit_: str | None, hops: int | None, verb
             host.apply(Phase.DNS)
             steps.did("dns", "asked through the circuit")
             _check(config, steps, deadline)
-            host.keep()
-    except BaseException:
-        with contextlib.suppress(OperatorError):
-            client.call(api.Down(), api.Status)
-        if not in_place(config)[0]:
-            steps.did("undone", "this host is as it was before")
-        raise
+        except BaseException:
+            steps.did("failed", "undoing all of it")
+            with contextlib.suppress(OperatorError):
+                client.call(api.Down(), api.Status)  # before the device goes
+            raise
+        host.keep()
     steps.did("up", "all of this host's traffic goes through the network")
 
 
@@ -115,11 +115,9 @@ def _check(config: Config, steps: Steps, deadline: float) -> None:
 
 
 def _through(status: api.Status) -> str:
-    """Return the hops of the first route, for people."""
-    for circuit in status.circuits:
-        for route in circuit.routes:
-            return " - ".join(hop[:8] for hop in route.hops)
-    return status.exit or "no circuit"
+    """Return the routes that carry this host's traffic, for people."""
+    routes = [show_hops(route) for circuit in status.circuits for route in circuit.routes]
+    return ", ".join(routes) or "no route"
 
 
 def _silent(_line: str) -> None:
