@@ -127,6 +127,7 @@ def _checksum(secrets: dict[str, str]) -> str:
 def _write(path: Path, text: str) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
+        os.fchmod(descriptor, 0o600)  # whatever the umask
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

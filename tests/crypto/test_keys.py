@@ -44,7 +44,7 @@ def test_mode_whatever_the_umask(tmp_path: Path, umask: int) -> None:
         path = save_keys(NodeKeys.generate(), tmp_path)
     finally:
         os.umask(previous)
-    assert path.stat().st_mode & 0o077 == 0
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o610, 0o666])
