@@ -1,7 +1,8 @@
 """Handshakes and their datagrams once more, in a straight line from the documents.
 
-These are docs/protocol-handshakes.md and the Noise specification. Nothing of anonnet is used, so the vectors do not merely repeat what the engine thinks. The initiator's side
-of each is computed, since it is the one that is determined: the other encapsulates with fresh randomness.
+These are docs/protocol-handshakes.md and the Noise specification. Nothing of anonnet is used, so the vectors
+do not merely repeat what the engine thinks. The initiator's side of each handshake is computed, since it
+alone is determined: the other encapsulates with fresh randomness.
 """
 
 from __future__ import annotations

@@ -186,10 +186,17 @@ def test_what_no_encoder_makes(offset: int, field: bytes) -> None:
     assert open_fragment(bytes(bad) + mac(KEY, bytes(bad)) + bytes(16), KEY) is None
 
 
-@given(
-    st.binary(min_size=12, max_size=12)
-    | st.builds(bytes, st.lists(st.integers(1, 9), min_size=12, max_size=12))
+headers = st.builds(
+    struct.Struct(">B7sBBH").pack,
+    st.integers(0, 5),
+    st.binary(min_size=7, max_size=7),
+    st.integers(0, MAX_PARTS),
+    st.integers(0, MAX_PARTS + 1),
+    st.just(chunk_len(NARROW)) | st.integers(0, 300),
 )
+
+
+@given(headers)
 def test_any_header_under_a_right_mac1(header: bytes) -> None:
     """What passes can only come from an encoder: cut again, it gives the same header."""
     data = header + bytes(NARROW.datagram_len - 12 - 32)
