@@ -110,13 +110,6 @@ def _caller_chains(tun: str, mark: int, links: Sequence[LinkEndpoint], lan: Sequ
             "type filter hook prerouting priority raw; policy accept",
             [f'iifname != {{ "lo", "{tun}" }} {match.format("daddr")} drop' for match in inner],
         ),
-        # The mark makes the reverse-path filter look where the answer will go (with src_valid_mark), not
-        # into our table, which would send it through the tunnel.
-        chain(
-            "mark_links",
-            "type filter hook prerouting priority mangle; policy accept",
-            [f'iifname != "{tun}" {link.matching("in")} meta mark set {mark:#x}' for link in links],
-        ),
         chain(
             "input",
             "type filter hook input priority filter; policy drop",
@@ -124,7 +117,7 @@ def _caller_chains(tun: str, mark: int, links: Sequence[LinkEndpoint], lan: Sequ
                 'iifname "lo" accept',
                 f'iifname "{tun}" ct state established,related accept',
                 f'iifname "{tun}" drop',  # the exit may not open connections to this host
-                *(f"{marked} {link.matching('in')} accept" for link in links),
+                *(f"{link.matching('in')} accept" for link in links),
                 *_DHCP_IN,
                 _ND_IN,
                 *(f"{match} accept" for match in _lan_matches(lan, "saddr")),

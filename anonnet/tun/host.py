@@ -62,7 +62,7 @@ class HostFacts:
     """What a plan must know of the host as it is now."""
 
     ipv6: bool
-    src_valid_mark: str
+    rp_filter: str
     devices: tuple[str, ...]  # for the egress hook; empty without kernel support
     dns: DnsFacts
 
@@ -96,7 +96,7 @@ def gather_facts(settings: UpSettings) -> HostFacts:
         devices = tuple(name for _, name in socket.if_nameindex() if name not in ("lo", settings.tun))
     return HostFacts(
         ipv6=read_sysctl("net/ipv6/conf/all/disable_ipv6", "1") == "0",
-        src_valid_mark=read_sysctl("net/ipv4/conf/all/src_valid_mark"),
+        rp_filter=read_sysctl(routing.RP_FILTER),
         devices=devices,
         dns=dns.dns_facts(settings.resolv_conf),
     )
@@ -119,7 +119,7 @@ def plan_up(settings: UpSettings, facts: HostFacts) -> list[Step]:
             settings.tun,
             settings.mark,
             settings.lan,
-            prior_src_valid_mark=facts.src_valid_mark,
+            prior_rp_filter=facts.rp_filter,
             ipv6=facts.ipv6,
         ),
         *dns.dns_steps(settings.tun, facts.dns),
@@ -190,7 +190,7 @@ def down(settings: UpSettings, echo: Echo = quiet) -> bool:
             return False
         # Somebody removed the journal. What is tagged as ours needs no prior values to go.
         for step in reversed(plan_up(settings, gather_facts(settings))):
-            if step.phase is not Phase.DNS and not step.name.startswith("src-valid"):
+            if step.phase is not Phase.DNS and step.name != "rp-filter":
                 echo(f"[#] {step.undo}")
                 perform(step.undo)
         return True

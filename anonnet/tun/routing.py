@@ -25,23 +25,23 @@ MARK: Final = 0x616E  # SO_MARK of link traffic, unless configured
 LAN_PRIORITY: Final = 1100  # before any rule of a VPN; after those of VRFs (1000)
 TUNNEL_PRIORITY: Final = 1110
 
-_SRC_VALID_MARK = "net/ipv4/conf/all/src_valid_mark"
+RP_FILTER: Final = "net/ipv4/conf/all/rp_filter"  # the greater of this and a device's own holds
 _FIB_RULE_INVERT = 2  # linux/fib_rules.h
 _EEXIST, _ABSENT = 17, (2, 3, 19)  # ENOENT, ESRCH, ENODEV
 
 
-def routing_steps(
-    tun: str, mark: int, lan: Sequence[str], *, prior_src_valid_mark: str, ipv6: bool
-) -> list[Step]:
+def routing_steps(tun: str, mark: int, lan: Sequence[str], *, prior_rp_filter: str, ipv6: bool) -> list[Step]:
     """Return the steps that turn all unmarked traffic, but for that to `lan`, into the tunnel."""
     inner = {4: spec.INNER4_CALLER, 6: spec.INNER6_CALLER}
     versions = (4, 6) if ipv6 else (4,)
     steps = [
         Step(
-            name="src-valid-mark",  # the reverse-path filter must heed the mark that the firewall sets
+            # Strict (1) would look up senders in our table, find the tunnel, and drop link datagrams and,
+            # what no mark can prevent, ARP. Loose (2) gives nothing away: the firewall names who may write.
+            name="rp-filter",
             phase=Phase.ROUTES,
-            do=Sysctl(_SRC_VALID_MARK, "1"),
-            undo=Sysctl(_SRC_VALID_MARK, prior_src_valid_mark),
+            do=Sysctl(RP_FILTER, "2"),
+            undo=Sysctl(RP_FILTER, prior_rp_filter),
         )
     ]
     for version in versions:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import socket
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from pyroute2 import netns
-from tun_namespaces import HOST, OUTSIDE, inside, ip, sh, snapshot
+from tun_namespaces import HOST, OUTSIDE, Wire, drain, inside, interrupted, ip, raw, sh, snapshot, udp
 
 from anonnet.errors import OperatorError
-from anonnet.tun import apply, commands, host
-from anonnet.tun.actions import Action
+from anonnet.tun import commands, host
 from anonnet.tun.device import Tun
-from anonnet.tun.host import HostSession, LinkEndpoint, Phase, UpSettings, host_state
+from anonnet.tun.host import HostSession, HostState, LinkEndpoint, Phase, UpSettings, host_state
 from anonnet.tun.routing import MARK
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("hosts")]
@@ -64,7 +63,8 @@ def test_leaving_the_session_restores_the_host(settings: UpSettings) -> None:
     def scenario() -> None:
         with raised(settings):
             state = host_state(settings)
-            assert state.firewall and state.tun and state.rules and state.journal and not state.blocked
+            assert state == HostState(firewall=True, tun=True, rules=True, journal=True)
+            assert not state.blocked
             assert b"nameserver 192.0.0.1" in settings.resolv_conf.read_bytes()
         assert host_state(settings).down
 
@@ -77,7 +77,8 @@ def test_down_restores_after_the_daemon_died_and_is_idempotent(settings: UpSetti
     before = snapshot(HOST, settings.resolv_conf)
     inside(HOST, up_and_die, settings)
     state = inside(HOST, host_state, settings)
-    assert state.blocked and not state.tun
+    assert state.blocked
+    assert not state.tun
     assert inside(HOST, host.down, settings) is True
     assert snapshot(HOST, settings.resolv_conf) == before
     assert inside(HOST, host.down, settings) is False
@@ -113,7 +114,7 @@ def test_a_failing_step_undoes_all(settings: UpSettings, number: int, after: boo
 
     def scenario() -> None:
         with (
-            _interrupted(number, after, fail),
+            interrupted(number, after, fail),
             pytest.raises(OperatorError, match="injected"),
             raised(settings),
         ):
@@ -129,7 +130,7 @@ def test_a_new_process_undoes_what_a_killed_one_did(settings: UpSettings, number
     before = snapshot(HOST, settings.resolv_conf)
 
     def scenario() -> None:
-        with _interrupted(number, after, lambda: os._exit(9)), raised(settings):
+        with interrupted(number, after, lambda: os._exit(9)), raised(settings):
             raise AssertionError("not killed")
 
     assert inside(HOST, scenario) is None
@@ -137,30 +138,8 @@ def test_a_new_process_undoes_what_a_killed_one_did(settings: UpSettings, number
     assert snapshot(HOST, settings.resolv_conf) == before
 
 
-@contextlib.contextmanager
-def _interrupted(number: int, after: bool, interrupt: Callable[[], None]) -> Iterator[None]:
-    """Interrupt the change of this number, before or after it is made; undoing goes on as usual."""
-    real, count = apply.perform, 0
-
-    def perform(action: Action) -> Tun | None:
-        nonlocal count
-        count += 1
-        if count - 1 == number and not after:
-            interrupt()
-        made = real(action)
-        if count - 1 == number and after:
-            interrupt()
-        return made
-
-    apply.perform = perform
-    try:
-        yield
-    finally:
-        apply.perform = real
-
-
 def test_resolv_conf_bound_over_as_in_the_lab(settings: UpSettings) -> None:
-    """`ip netns exec` mounts /etc/netns/NAME/resolv.conf over the real one, which a rename could not replace."""
+    """`ip netns exec` mounts /etc/netns/NAME/resolv.conf over the real one: a rename would fail."""
     etc = Path("/etc/netns") / HOST
     etc.mkdir(parents=True)
     try:
@@ -174,30 +153,14 @@ def test_resolv_conf_bound_over_as_in_the_lab(settings: UpSettings) -> None:
             "    for phase in Phase: session.apply(phase)\n"
             "    print(Path('/etc/resolv.conf').read_text())\n"
         )
-        seen = sh(
-            "ip",
-            "netns",
-            "exec",
-            HOST,
-            "env",
-            "PYTHONPATH=.",
-            _python(),
-            "-c",
-            program,
-            str(settings.run_dir),
-        )
+        command = ("ip", "netns", "exec", HOST, sys.executable, "-c", program, str(settings.run_dir))
+        seen = sh(*command)
         assert "nameserver 192.0.0.1" in seen
         assert private.read_text() == "nameserver 10.9.0.1\n"
         assert Path("/etc/resolv.conf").read_bytes() == real
     finally:
         for path in (*etc.iterdir(), etc):
             path.rmdir() if path.is_dir() else path.unlink()
-
-
-def _python() -> str:
-    import sys  # noqa: PLC0415
-
-    return sys.executable
 
 
 def test_dns_that_somebody_else_has_set_since_stays(settings: UpSettings) -> None:
@@ -257,53 +220,11 @@ def test_a_second_up_at_the_same_time_is_refused(settings: UpSettings) -> None:
 # -- what passes, and what does not ---------------------------------------------------------------
 
 
-class Wire:
-    """Packet socket on the far end of the host's only wire; a last marked datagram says that all is in."""
-
-    def __init__(self) -> None:
-        netns.setns(OUTSIDE)
-        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))  # ETH_P_ALL
-        self._socket.bind(("eth0", 0))
-        self._socket.settimeout(5)
-        self.mac = self._socket.getsockname()[4]
-        netns.setns(HOST)
-
-    def packets(self, *, mark: int = MARK) -> list[bytes]:
-        """Return the IP packets that came since the last call, but for neighbour discovery."""
-        raw(b"the end", "10.9.0.1", mark)
-        found = []
-        while True:
-            frame, address = self._socket.recvfrom(65536)
-            if address[2] == socket.PACKET_OUTGOING or address[1] not in (0x0800, 0x86DD):
-                continue
-            packet = frame[14:]
-            if b"the end" in packet:
-                return found
-            if not (packet[0] >> 4 == 6 and packet[6] in (0, 58)):
-                found.append(packet)
-
-
-def raw(data: bytes, to: str, mark: int = 0) -> None:
-    family = socket.AF_INET6 if ":" in to else socket.AF_INET
-    with socket.socket(family, socket.SOCK_RAW, 253) as sender:
-        sender.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
-        sender.sendto(data, (to, 0))
-
-
-def udp(data: bytes, to: str, port: int, *, mark: int = 0, device: str = "", source: str = "") -> None:
-    with socket.socket(socket.AF_INET6 if ":" in to else socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        sender.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
-        if device:
-            sender.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
-        if source:
-            sender.bind((source, 0))
-        sender.sendto(data, (to, port))
-
-
 def syn(to: str, port: int) -> None:
     with socket.socket(socket.AF_INET6 if ":" in to else socket.AF_INET) as sender:
         sender.setblocking(False)
-        sender.connect((to, port))
+        with contextlib.suppress(BlockingIOError):  # under way, as it should
+            sender.connect((to, port))
 
 
 def framed(data: bytes, mac: bytes) -> None:
@@ -338,14 +259,6 @@ def probes(mac: bytes) -> list[Callable[[], None]]:
         lambda: syn("2001:db8::7", 80),
         lambda: framed(b"probe", mac),
     ]
-
-
-def drain(fd: int) -> list[bytes]:
-    """Return the packets waiting in the TUN."""
-    found = []
-    while select.select([fd], [], [], 0)[0]:
-        found.append(os.read(fd, 65536))
-    return found
 
 
 def test_the_probes_reach_the_wire_when_nothing_is_up(settings: UpSettings) -> None:
@@ -430,19 +343,42 @@ def test_lan_ranges_stay_outside_but_not_their_dns(settings: UpSettings) -> None
     inside(HOST, scenario)
 
 
-def test_link_datagrams_arrive_under_a_strict_reverse_path_filter(settings: UpSettings) -> None:
+@pytest.mark.parametrize("link", [LINK, LINK6], ids=["ipv4", "ipv6"])
+def test_datagrams_of_neighbours_arrive_and_no_others(settings: UpSettings, link: LinkEndpoint) -> None:
+    """Over a reverse-path filter that was strict; and the host still answers ARP and its IPv6 twin."""
+    family, ours, other = {
+        LINK: (socket.AF_INET, "10.9.0.2", "198.51.100.7"),
+        LINK6: (socket.AF_INET6, "fd09::2", "2001:db8::7"),
+    }[link]
+
     def scenario() -> None:
-        listener = socket.socket(socket.AF_INET, socket.SOCK_RAW, 253)
+        listener = socket.socket(family, socket.SOCK_RAW, 253)
         listener.settimeout(5)
         netns.setns(OUTSIDE)
-        outside = socket.socket(socket.AF_INET, socket.SOCK_RAW, 253)
-        stranger = socket.socket(socket.AF_INET, socket.SOCK_RAW, 253)
-        stranger.bind(("198.51.100.7", 0))
+        neighbour, stranger = (socket.socket(family, socket.SOCK_RAW, 253) for _ in range(2))
+        stranger.bind((other, 0))
         netns.setns(HOST)
         with raised(settings):
-            stranger.sendto(b"stranger", ("10.9.0.2", 0))
-            outside.sendto(b"neighbour", ("10.9.0.2", 0))
-            assert listener.recv(100)[20:] == b"neighbour"
+            stranger.sendto(b"stranger", (ours, 0))
+            neighbour.sendto(b"neighbour", (ours, 0))
+            assert listener.recv(100).endswith(b"neighbour")
+
+    inside(HOST, scenario)
+
+
+def test_the_host_finds_its_neighbours_on_the_wire(settings: UpSettings) -> None:
+    def scenario() -> None:
+        netns.setns(OUTSIDE)
+        listeners = [
+            socket.socket(family, socket.SOCK_RAW, 253) for family in (socket.AF_INET, socket.AF_INET6)
+        ]
+        netns.setns(HOST)
+        with raised(settings):
+            for listener, address in zip(listeners, ("10.9.0.1", "fd09::1"), strict=True):
+                sh("ip", "neigh", "del", address, "dev", "eth0")
+                listener.settimeout(5)
+                raw(b"hello", address, MARK)
+                assert listener.recv(100).endswith(b"hello")
 
     inside(HOST, scenario)
 

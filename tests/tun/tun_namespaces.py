@@ -7,16 +7,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
+import select
+import socket
 import subprocess
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pyroute2 import netns
+
+from anonnet.tun import apply
+from anonnet.tun.actions import Action
+from anonnet.tun.device import Tun
+from anonnet.tun.routing import MARK
 
 HOST, OUTSIDE = f"antest-host-{os.getpid()}", f"antest-out-{os.getpid()}"
 
@@ -80,11 +87,12 @@ def _look() -> dict[str, object]:
     return seen
 
 
-@contextmanager
+@contextlib.contextmanager
 def two_hosts() -> Iterator[None]:
     try:
         for name, number in ((HOST, 2), (OUTSIDE, 1)):
             sh("ip", "netns", "add", name)
+            inside(name, lambda: Path("/proc/sys/net/ipv6/conf/default/accept_dad").write_text("0"))
             if number == 2:
                 continue
             ip(HOST, f"link add eth0 type veth peer name eth0 netns {OUTSIDE}")
@@ -95,20 +103,89 @@ def two_hosts() -> Iterator[None]:
             ip(name, "link set eth0 up")
         ip(OUTSIDE, "addr add 198.51.100.7/32 dev lo")
         ip(OUTSIDE, "addr add 2001:db8::7/128 dev lo nodad")
+        # Known beforehand, so that datagrams leave in the order in which they were sent.
+        mac = ip(OUTSIDE, "-br link show dev eth0").split()[2]
+        for address in ("10.9.0.1", "fd09::1"):
+            ip(HOST, f"neigh add {address} lladdr {mac} dev eth0 nud permanent")
         ip(HOST, "route add default via 10.9.0.1")
         ip(HOST, "route add default via fd09::1")
         inside(
             HOST, lambda: Path("/proc/sys/net/ipv4/conf/eth0/rp_filter").write_text("1")
         )  # as distributions do
-        _settle()
         yield
     finally:
         for name in (HOST, OUTSIDE):
             subprocess.run(["ip", "netns", "del", name], check=False)
 
 
-def _settle() -> None:
-    """Wait until link-local addresses have passed duplicate address detection: routes appear meanwhile."""
-    for name in (HOST, OUTSIDE):
-        while "tentative" in ip(name, "addr show dev eth0"):
-            pass
+@contextlib.contextmanager
+def interrupted(number: int, after: bool, interrupt: Callable[[], None]) -> Iterator[None]:
+    """Interrupt the change of this number, before or after it is made; undoing goes on as usual."""
+    real, count = apply.perform, 0
+
+    def perform(action: Action) -> Tun | None:
+        nonlocal count
+        count += 1
+        if count - 1 == number and not after:
+            interrupt()
+        made = real(action)
+        if count - 1 == number and after:
+            interrupt()
+        return made
+
+    apply.perform = perform
+    try:
+        yield
+    finally:
+        apply.perform = real
+
+
+class Wire:
+    """Packet socket on the far end of the host's only wire; a last marked datagram says that all is in."""
+
+    def __init__(self) -> None:
+        netns.setns(OUTSIDE)
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))  # ETH_P_ALL
+        self._socket.bind(("eth0", 0))
+        self._socket.settimeout(5)
+        self.mac = self._socket.getsockname()[4]
+        netns.setns(HOST)
+
+    def packets(self, *, mark: int = MARK) -> list[bytes]:
+        """Return the IP packets that came since the last call, but for neighbour discovery."""
+        raw(b"the end", "10.9.0.1", mark)
+        found = []
+        while True:
+            frame, address = self._socket.recvfrom(65536)
+            if address[2] == socket.PACKET_OUTGOING or address[1] not in (0x0800, 0x86DD):
+                continue
+            packet = frame[14:]
+            if b"the end" in packet:
+                return found
+            if not (packet[0] >> 4 == 6 and packet[6] in (0, 58)):
+                found.append(packet)
+
+
+def raw(data: bytes, to: str, mark: int = 0) -> None:
+    family = socket.AF_INET6 if ":" in to else socket.AF_INET
+    with socket.socket(family, socket.SOCK_RAW, 253) as sender:
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+        sender.sendto(data, (to, 0))
+
+
+def udp(data: bytes, to: str, port: int, *, mark: int = 0, device: str = "", source: str = "") -> None:
+    with socket.socket(socket.AF_INET6 if ":" in to else socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+        if device:
+            sender.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+        if source:
+            sender.bind((source, 0))
+        sender.sendto(data, (to, port))
+
+
+def drain(fd: int) -> list[bytes]:
+    """Return the packets waiting in the TUN."""
+    found = []
+    while select.select([fd], [], [], 0)[0]:
+        found.append(os.read(fd, 65536))
+    return found
