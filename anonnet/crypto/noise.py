@@ -62,7 +62,7 @@ class Role(Enum):
     RESPONDER = 1
 
 
-@dataclass
+@dataclass(repr=False)  # keys are never printed
 class _State:
     """All that a message changes. Copied, worked on, and put back when the message is good."""
 
@@ -76,8 +76,6 @@ class _State:
     re1: bytes | None = None
     rs: bytes | None = None
     step: int = 0
-
-    __repr__ = object.__repr__  # keys are never printed
 
 
 class HandshakeState:
@@ -94,7 +92,7 @@ class HandshakeState:
         prologue: bytes = b"",
         static: X25519PrivateKey | None = None,
         remote_static: bytes | None = None,
-        psk: bytes = b"",
+        psk: bytes | None = None,
         ephemeral: X25519PrivateKey | None = None,
         kem_ephemeral: kem.KemPrivateKey | None = None,
     ) -> None:
@@ -226,7 +224,7 @@ class HandshakeState:
     def _mix_secret(self, state: _State, token: str) -> None:
         """Process psk, ee, es, se or ss: in a DH token the initiator's key comes first."""
         if token == "psk":  # noqa: S105 - a token of the pattern language
-            state.chaining_key, mixed, key = self._hkdf(state.chaining_key, self._psk, 3)
+            state.chaining_key, mixed, key = self._hkdf(state.chaining_key, _needed(self._psk), 3)
             self._mix_hash(state, mixed)
             state.key, state.nonce = self._cipher.aead(key), 0
             return
