@@ -94,6 +94,10 @@ class LazyGroup(click.Group):
             raise Interrupted("interrupted") from None
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except ModuleNotFoundError as error:
+            if str(error.name).startswith("anonnet"):
+                raise
+            raise Failure(f"the Python package {error.name} is missing: pip install 'anonnet[lab]'") from None
         except Exception as error:
             if ctx.params["debug"] or ctx.invoked_subcommand == "run":
                 raise  # the daemon's log wants all of it
