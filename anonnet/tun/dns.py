@@ -116,13 +116,13 @@ def restore_file(action: RestoreFile) -> None:
     """Put the prior content back, byte for byte.
 
     If somebody else (a DHCP client in a new network) has replaced our content since, theirs is the newer
-    truth and stays. An empty file is ours: `_overwrite` was cut short.
+    truth and stays. A beginning of ours, or of the prior one, is a write of ours that was cut short.
     """
     try:
         current = Path(action.path).read_bytes()
     except FileNotFoundError:
         current = b""
-    if current not in (action.ours, b""):
+    if not (action.ours.startswith(current) or (action.prior or b"").startswith(current)):
         return
     if action.prior is None:
         Path(os.path.realpath(action.path)).unlink(missing_ok=True)
