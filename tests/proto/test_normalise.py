@@ -70,12 +70,20 @@ def test_ipv6_header(traffic_class: int, label: int, hops: int, data: bytes) -> 
     assert packet == out6(UDP() / Raw(data), tc=0, fl=0, hlim=hops if hops <= 32 else 64)
 
 
+@pytest.mark.parametrize(("hops", "after"), [(1, 1), (32, 32), (33, 64), (255, 64)])
+def test_hop_limits_at_the_edge(hops: int, after: int) -> None:
+    four, six = out4(UDP(), ttl=hops), out6(UDP(), hlim=hops)
+    assert GATE.outward(four)
+    assert GATE.outward(six)
+    assert (four[8], six[7]) == (after, after)
+
+
 LINUX_SYN = [("MSS", 1460), ("SAckOK", b""), ("Timestamp", (123456, 0)), ("NOP", None), ("WScale", 7)]
 LINUX_SYN_AFTER = [("MSS", 1460), ("SAckOK", b""), *[("NOP", None)] * 11, ("WScale", 7)]
 
 
 @pytest.mark.parametrize("out", [out4, out6])
-@pytest.mark.parametrize("flags", ["S", "SA", "SEC", "SAE"])
+@pytest.mark.parametrize("flags", ["S", "SA", "SEC", "SAE", "SECN"])
 def test_syn_offers_only_what_everybody_offers(out: Any, flags: str) -> None:
     packet = out(TCP(flags=flags, options=LINUX_SYN, sport=1))
     assert GATE.outward(packet)

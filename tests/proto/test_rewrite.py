@@ -134,6 +134,7 @@ CASES6: dict[str, Built] = {
     "extension headers": ip6(IPv6ExtHdrHopByHop(), IPv6ExtHdrDestOpt(), TCP(), DATA),
     "routing header, no segments left": ip6(IPv6ExtHdrRouting(addresses=[PEER6], segleft=0), UDP(), DATA),
     "atomic fragment": ip6(IPv6ExtHdrFragment(id=9), UDP(), DATA),
+    "first fragment 6": ip6(IPv6ExtHdrFragment(id=9, m=1), UDP(), DATA),
     "later fragment 6": ip6(IPv6ExtHdrFragment(id=9, offset=20, nh=17), DATA),
     "unreachable 6 about udp": error6(ip6(UDP(), DATA), ICMPv6DestUnreach(code=4)),
     "too big 6 about tcp": error6(ip6(TCP(), DATA), ICMPv6PacketTooBig(mtu=1280)),

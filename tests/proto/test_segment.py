@@ -217,5 +217,8 @@ def test_vector() -> None:
     assert NARROW.content_len == 198
     assert cells[0] == bytes.fromhex("2000 00000000 0064" + "11" * 100 + "0064" + "22" * 94)
     assert cells[1] == bytes.fromhex("2006 00000001" + "22" * 6 + "005e" + "33" * 94 + "0001 44") + bytes(93)
+    tail = cells_of([b"\x77" * 194, b"\x88" * 3], NARROW)  # the length still fits, its packet does not
+    assert tail[0] == bytes.fromhex("2000 00000000 00c2" + "77" * 194 + "0003")
+    assert tail[1] == bytes.fromhex("2fff 00000001 888888") + bytes(195)
     filled = cells_of([b"\x55" * 394, b"\x66"], NARROW)  # a packet that ends exactly with its cell
     assert [int.from_bytes(cell[:2], "big") & NO_FIRST for cell in filled] == [0, NO_FIRST, 0]

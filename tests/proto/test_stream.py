@@ -134,6 +134,32 @@ def test_one_loss_is_mended_without_waiting_for_the_time_out() -> None:
     assert receiver.receive(again, 3 * MS) == [bytes([i]) * 10 for i in range(5)]
 
 
+def test_a_frame_sent_again_is_judged_by_its_last_copy() -> None:
+    sender, receiver = Stream(FRAME_LEN), Stream(FRAME_LEN)
+    for _ in range(6):
+        sender.send(b"x")
+    _, *others = sender.poll_transmit(0)
+    for frame in others[:3]:
+        receiver.receive(frame, 1)
+    sender.receive(receiver.poll_transmit(1)[0], 2)
+    assert len(sender.poll_transmit(2)) == 1  # the first one, again
+    for frame in others[3:]:
+        receiver.receive(frame, 3)
+    sender.receive(receiver.poll_transmit(3)[0], 4)
+    assert sender.poll_transmit(4) == []
+
+
+def test_a_frame_sent_twice_measures_no_round_trip() -> None:
+    sender, receiver = Stream(FRAME_LEN), Stream(FRAME_LEN)
+    sender.send(b"x")
+    sender.poll_transmit(0)
+    (again,) = sender.poll_transmit(INITIAL_RTO_NS)
+    receiver.receive(again, INITIAL_RTO_NS)
+    sender.receive(receiver.poll_transmit(INITIAL_RTO_NS + ACK_DELAY_NS)[0], INITIAL_RTO_NS + 30 * MS)
+    assert sender.backlog == 0
+    assert sender._round_trip.rto == 2 * INITIAL_RTO_NS
+
+
 def test_time_out_starts_at_a_second_and_doubles_to_its_cap() -> None:
     sender = Stream(FRAME_LEN)
     sender.send(b"hello")
