@@ -14,6 +14,8 @@ from anonnet.node import api
 from anonnet.node.client import Client, DaemonDownError
 from anonnet.node.config import Config, load
 from anonnet.tun import host
+from anonnet.tun.apply import Session, quiet
+from anonnet.tun.journal import Journal
 
 verbose_option = click.option("-v", "--verbose", is_flag=True, help="Show every change to this host.")
 
@@ -43,10 +45,15 @@ def cleanup(config_path: Path, verbose: bool) -> None:
         pass
     else:
         raise OperatorError("the node is running", "stop it first, or use `anonnet-tun down`")
+    from anonnet.node.keeper import JOURNAL  # noqa: PLC0415  `down` is quick, and needs no daemon at all
+
     was_dirty = _undo(config, verbose)
+    journal = Journal(config.node.run_dir, config.node.state_dir, JOURNAL)
+    if journal.steps:  # of a daemon that was killed: connection tracking, and an exit's NAT
+        was_dirty = True
+        Session(journal, click.echo if verbose else quiet).undo()
     click.echo("cleaned up" if was_dirty else "nothing to clean up")
 
 
 def _undo(config: Config, verbose: bool) -> bool:
-    settings = up_settings(config, [])
-    return host.down(settings, click.echo) if verbose else host.down(settings)
+    return host.down(up_settings(config, []), click.echo if verbose else quiet)

@@ -15,7 +15,7 @@ from anonnet.node.config import load
 from anonnet.node.peers import find_node, read_peers
 
 SECONDS_EACH: Final = 10.0  # generous: the slowest modem's round trip over many hops
-SECONDS_FIRST: Final = 30.0  # a route to the node may have to be built
+SECONDS_FIRST: Final = 70.0  # a route to the node may have to be built
 
 
 @click.command()

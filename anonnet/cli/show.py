@@ -42,6 +42,9 @@ def status(ctx: click.Context, config_path: Path, as_json: bool) -> None:
         for table in (_circuit_table(report.circuits), _link_table(report.links)):
             if table:
                 click.echo(f"\n{table}")
+        for link in report.links:
+            if link.trouble:
+                click.echo(f"link with {link.peer[:8]}: {link.trouble}")
     ctx.exit(0 if report.state == "up" else NOT_UP)
 
 
