@@ -118,9 +118,10 @@ class Run(_Action, frozen=True):
 
 
 class CreateTun(_Action, frozen=True):
-    """Create a TUN device, give it its addresses, bring it up. Performing it gives a `device.Tun`."""
+    """Create a TUN device with its owner's tag and its addresses, and bring it up; gives a `device.Tun`."""
 
     name: str
+    owner: str  # what made it: one host may have the exit's and the caller's
     addresses: tuple[str, ...]  # with prefix lengths
     mtu: int
 
@@ -129,9 +130,10 @@ class CreateTun(_Action, frozen=True):
 
 
 class DeleteTun(_Action, frozen=True):
-    """Delete the device, whoever still holds its descriptor. One that is not tagged as ours stays."""
+    """Delete the device, whoever still holds its descriptor. One that is not tagged as its owner's stays."""
 
     name: str
+    owner: str
 
     def __str__(self) -> str:
         return f"ip link del {self.name}"

@@ -119,7 +119,7 @@ def perform(action: Action) -> Tun | None:
         case CreateTun():
             return device.create_tun(action)
         case DeleteTun():
-            device.delete_tun(action.name)
+            device.delete_tun(action.name, action.owner)
     return None
 
 

@@ -17,7 +17,7 @@ from anonnet.errors import OperatorError
 from anonnet.tun.actions import CreateTun
 
 _ADDR_GEN_MODE = "/proc/sys/net/ipv6/conf/{}/addr_gen_mode"
-_TAG = "anonnet-tun"  # the device's alias: without it, a device is somebody else's and never deleted
+_ALIAS = "anonnet-tun {}"  # names the owner: without it, a device is somebody else's and never deleted
 _ADDR_GEN_NONE = "1"  # IN6_ADDR_GEN_MODE_NONE, linux/if_link.h
 
 
@@ -51,16 +51,22 @@ def create_tun(action: CreateTun) -> Tun:
     return tun
 
 
-def delete_tun(name: str) -> None:
-    """Delete a device that `create_tun` made, whoever holds it; do nothing if it is gone or not ours.
+def delete_tun(name: str, owner: str) -> None:
+    """Delete a device that `create_tun` made for `owner`, whoever holds it; do nothing if there is none.
 
     One of ours that a crash left untagged needs no deleting: it went with its only holder.
     """
     with IPRoute() as netlink:
-        for link in netlink.get_links():
-            if link.get_attr("IFLA_IFNAME") == name and link.get_attr("IFLA_IFALIAS") == _TAG:
-                with contextlib.suppress(NetlinkError):  # went by itself meanwhile
-                    netlink.link("del", index=link["index"])
+        index = _owned(netlink, name, owner)
+        if index is not None:
+            with contextlib.suppress(NetlinkError):  # went by itself meanwhile
+                netlink.link("del", index=index)
+
+
+def tun_exists(name: str, owner: str) -> bool:
+    """Return whether a device that `create_tun` made for `owner` is there."""
+    with IPRoute() as netlink:
+        return _owned(netlink, name, owner) is not None
 
 
 def device_exists(name: str) -> bool:
@@ -70,6 +76,14 @@ def device_exists(name: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def _owned(netlink: IPRoute, name: str, owner: str) -> int | None:
+    """Return the index of the device if it bears the owner's tag."""
+    for link in netlink.get_links():
+        if link.get_attr("IFLA_IFNAME") == name and link.get_attr("IFLA_IFALIAS") == _ALIAS.format(owner):
+            return int(link["index"])
+    return None
 
 
 def _open(name: str) -> int:
@@ -105,7 +119,7 @@ def _configure(action: CreateTun) -> None:
     try:
         with IPRoute() as netlink:
             index = netlink.link_lookup(ifname=action.name)[0]
-            netlink.link("set", index=index, ifalias=_TAG, mtu=action.mtu, state="up")
+            netlink.link("set", index=index, ifalias=_ALIAS.format(action.owner), mtu=action.mtu, state="up")
             for address in action.addresses:
                 host, _, length = address.partition("/")
                 netlink.addr("add", index=index, address=host, prefixlen=int(length))

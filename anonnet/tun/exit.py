@@ -29,6 +29,7 @@ from anonnet.tun.firewall import gone
 from anonnet.tun.plan import Phase, Step
 from anonnet.tun.routing import route_step
 
+_OWNER: Final = "exit"
 _ALL6: Final = "net/ipv6/conf/all/forwarding"
 
 
@@ -81,8 +82,8 @@ def plan_exit(settings: ExitSettings, facts: ExitFacts) -> list[Step]:
         Step(
             name="exit-tun",
             phase=Phase.TUN,
-            do=CreateTun(settings.tun, tuple(addresses), spec.TUN_MTU),
-            undo=DeleteTun(settings.tun),
+            do=CreateTun(settings.tun, _OWNER, tuple(addresses), spec.TUN_MTU),
+            undo=DeleteTun(settings.tun, _OWNER),
         ),
         *routes,
         *_forwarding_steps(settings.tun, facts),

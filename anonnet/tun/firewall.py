@@ -75,16 +75,24 @@ def caller_firewall(
     )
 
 
-def link_table(protocols: Sequence[int], udp_ports: Sequence[int], tun: str) -> Step:
+def link_table(protocols: Sequence[int], udp_ports: Sequence[int], *tuns: str) -> Step:
     """Return the step, for every node, that keeps link datagrams out of connection tracking.
 
     Tracking would cost time per datagram and fill its table, and its timeouts say when links were alive.
-    `udp_ports` are our own. What travels inside the tunnel is none of it, so that the exit's NAT still
-    sees a caller's packets that happen to use the same numbers.
+    `udp_ports` are our own. What travels inside our TUN devices is none of it, so that the exit's NAT
+    still sees a caller's packets that happen to use the same numbers.
     """
     raw = [f"meta l4proto {number} notrack" for number in protocols]
-    incoming = [f'iifname "{tun}" accept', *raw, *(f"udp dport {port} notrack" for port in udp_ports)]
-    outgoing = [f'oifname "{tun}" accept', *raw, *(f"udp sport {port} notrack" for port in udp_ports)]
+    incoming = [
+        *(f'iifname "{tun}" accept' for tun in tuns),
+        *raw,
+        *(f"udp dport {port} notrack" for port in udp_ports),
+    ]
+    outgoing = [
+        *(f'oifname "{tun}" accept' for tun in tuns),
+        *raw,
+        *(f"udp sport {port} notrack" for port in udp_ports),
+    ]
     chains = [
         chain("prerouting", "type filter hook prerouting priority raw; policy accept", incoming),
         chain("output", "type filter hook output priority raw; policy accept", outgoing),

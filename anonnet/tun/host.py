@@ -24,13 +24,13 @@ from anonnet.errors import OperatorError
 from anonnet.tun import commands, dns, firewall, routing
 from anonnet.tun.actions import CreateTun, DeleteTun
 from anonnet.tun.apply import Echo, Session, perform, quiet, read_sysctl
-from anonnet.tun.device import Tun, device_exists
+from anonnet.tun.device import Tun, tun_exists
 from anonnet.tun.dns import DnsFacts
 from anonnet.tun.firewall import LinkEndpoint
 from anonnet.tun.journal import Journal, Lock
 from anonnet.tun.plan import Phase, Step
 
-_JOURNAL: Final = "host"
+_OWNER: Final = "host"  # of the journal and the device
 _EGRESS_PROBE: Final = firewall.fresh(
     "netdev", "anonnet_probe", [firewall.chain("c", 'type filter hook egress device "lo" priority 0', [])]
 )
@@ -112,8 +112,8 @@ def plan_up(settings: UpSettings, facts: HostFacts) -> list[Step]:
         Step(
             name="tun",
             phase=Phase.TUN,
-            do=CreateTun(settings.tun, tuple(addresses), spec.TUN_MTU),
-            undo=DeleteTun(settings.tun),
+            do=CreateTun(settings.tun, _OWNER, tuple(addresses), spec.TUN_MTU),
+            undo=DeleteTun(settings.tun, _OWNER),
         ),
         *routing.routing_steps(
             settings.tun,
@@ -132,7 +132,7 @@ class HostSession:
     def __init__(self, settings: UpSettings, echo: Echo = quiet) -> None:
         self._settings = settings
         self._echo = echo
-        self._lock = Lock(settings.run_dir / f"{_JOURNAL}.lock")
+        self._lock = Lock(settings.run_dir / f"{_OWNER}.lock")
         self._session: Session | None = None
         self._kept = False
 
@@ -181,7 +181,7 @@ class HostSession:
 def down(settings: UpSettings, echo: Echo = quiet) -> bool:
     """Undo `up`, also of a dead daemon or a killed command. Return False if there was nothing to undo."""
     commands.require_net_admin()
-    with Lock(settings.run_dir / f"{_JOURNAL}.lock"):
+    with Lock(settings.run_dir / f"{_OWNER}.lock"):
         session = Session(_journal(settings), echo)
         if session.journal.steps:
             session.undo()
@@ -204,14 +204,14 @@ def host_state(settings: UpSettings) -> HostState:
         listed = []
     return HostState(
         firewall=f"table inet {firewall.TABLE}" in listed,
-        tun=device_exists(settings.tun),
+        tun=tun_exists(settings.tun, _OWNER),
         rules=routing.rules_in_place(),
         journal=bool(_journal(settings).steps),
     )
 
 
 def _journal(settings: UpSettings) -> Journal:
-    return Journal(settings.run_dir, settings.state_dir, _JOURNAL)
+    return Journal(settings.run_dir, settings.state_dir, _OWNER)
 
 
 __all__ = [

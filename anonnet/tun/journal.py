@@ -2,13 +2,16 @@
 
 One JSON file in two places: the run directory (gone after a reboot, as most changes are) and the state
 directory (still there, for the changes that outlive a reboot). Each write replaces the file by rename and
-reaches the disk before the change is made; so a crash at any instant leaves a list that covers everything
+reaches the disk before the change is made. So a crash at any instant leaves a list that covers everything
 done and at most one thing that was not, and undoing what was not done is harmless.
+
+What a journal says is done with all rights. So it is read only if nobody else could have written it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -65,7 +68,7 @@ class Journal:
         found: list[Step] = []
         for path in self.paths:
             try:
-                page = msgspec.json.decode(path.read_bytes(), type=_Page)
+                page = msgspec.json.decode(_read_own(path), type=_Page)
             except FileNotFoundError:
                 continue
             except (OSError, msgspec.DecodeError) as error:
@@ -111,15 +114,23 @@ def _boot_id() -> str:
     return ""
 
 
+def _read_own(path: Path) -> bytes:
+    """Read a file that belongs to this user and that no other can write."""
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+        status = os.fstat(file.fileno())
+        if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            raise PermissionError(errno.EPERM, "others could have written it")
+        return file.read()
+
+
 def _replace(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".new")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, data)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    temporary.unlink(missing_ok=True)
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.rename(path)
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -16,7 +16,8 @@ from tun_namespaces import HOST, OUTSIDE, Wire, drain, inside, interrupted, ip, 
 
 from anonnet.errors import OperatorError
 from anonnet.tun import commands, host
-from anonnet.tun.device import Tun
+from anonnet.tun.actions import CreateTun
+from anonnet.tun.device import Tun, create_tun, tun_exists
 from anonnet.tun.host import HostSession, HostState, LinkEndpoint, Phase, UpSettings, host_state
 from anonnet.tun.routing import MARK
 
@@ -185,6 +186,21 @@ def test_an_occupied_name_is_left_alone(settings: UpSettings) -> None:
 
     inside(HOST, scenario)
     assert snapshot(HOST, settings.resolv_conf) == before
+
+
+def test_the_exits_device_of_that_name_is_left_alone(settings: UpSettings) -> None:
+    """Neither a failed `up` nor a `down` without a journal takes it for the caller's."""
+
+    def scenario() -> None:
+        tun = create_tun(CreateTun("anonnet0", "exit", ("192.0.0.1/32",), 1500))
+        with pytest.raises(OperatorError, match="TUN name anonnet0 is occupied"), raised(settings):
+            pass
+        assert host_state(settings).down
+        assert host.down(settings) is False
+        assert tun_exists("anonnet0", "exit")
+        tun.close()
+
+    inside(HOST, scenario)
 
 
 def test_without_rights(settings: UpSettings) -> None:

@@ -80,8 +80,8 @@ def test_every_added_thing_is_deleted_as_it_was_added() -> None:
             case Rule() | Route():
                 assert step.do.add
                 assert step.undo == msgspec.structs.replace(step.do, add=False)
-            case CreateTun(name=name):
-                assert step.undo == DeleteTun(name)
+            case CreateTun(name=name, owner=owner):
+                assert step.undo == DeleteTun(name, owner)
             case Sysctl(key=key):
                 assert isinstance(step.undo, Sysctl)
                 assert step.undo.key == key
@@ -174,6 +174,21 @@ def test_the_last_step_takes_the_files_with_it(tmp_path: Path) -> None:
     pages.add(step)
     pages.remove(step)
     assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602])
+def test_a_journal_that_others_could_write_is_refused(tmp_path: Path, mode: int) -> None:
+    pages = Journal(tmp_path, tmp_path / "state", "host")
+    pages.add(plan_up(SETTINGS, FACTS)[0])
+    (tmp_path / "host.json").chmod(mode)
+    with pytest.raises(OperatorError, match="others could have written it"):
+        Journal(tmp_path, tmp_path / "state", "host")
+
+
+def test_a_journal_is_no_symbolic_link(tmp_path: Path) -> None:
+    (tmp_path / "host.json").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OperatorError, match="cannot read the journal"):
+        Journal(tmp_path, tmp_path / "state", "host")
 
 
 def test_a_damaged_journal_is_not_taken_for_none(tmp_path: Path) -> None:
