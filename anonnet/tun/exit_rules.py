@@ -42,6 +42,7 @@ class ExitSettings:
     deny: tuple[str, ...] = DENIED
     deny_tcp_ports: tuple[int, ...] = (25,)  # mail straight to a server is nearly always spam
     connections_per_circuit: int = 1024
+    link_protocol: int = spec.IP_PROTOCOL  # of this node's raw links; closed to callers
     new_per_second: int = 100  # connections and UDP flows, per circuit
     new_burst: int = 400  # a web page's worth of them at once
 
@@ -117,7 +118,7 @@ def _from_circuits(settings: ExitSettings) -> list[str]:
         f'oifname "{settings.tun}" drop',  # circuits do not reach each other
         "ct state established,related accept",
         "ct state != new drop",
-        f"meta l4proto {spec.IP_PROTOCOL} drop",  # the answer would be taken for link traffic
+        f"meta l4proto {settings.link_protocol} drop",  # the answer would be taken for link traffic
         f"update @rate4 {{ ip saddr {rate} }} drop",
         f"update @rate6 {{ ip6 saddr {rate} }} drop",
         f"add @open4 {{ ip saddr ct count over {settings.connections_per_circuit} }} {refuse}",
