@@ -107,6 +107,7 @@ class LinkStatus(Struct, frozen=True):
     cells_missed: int
     late_ticks: int
     skipped_ticks: int
+    trouble: str = ""  # why it is not up, for a person
 
 
 class Status(Struct, frozen=True):

@@ -42,7 +42,7 @@ class CircuitKeeper:
         self.trouble = ""
         self.on_step: Callable[[str], None] = lambda text: None
         self._own = own
-        self._nodes = nodes
+        self.nodes = nodes
         self._neighbours = neighbours
         self._caller = caller
         self._random = random
@@ -102,7 +102,7 @@ class CircuitKeeper:
         self._next_try = None
 
     def _pick(self) -> list[KnownNode] | None:
-        others = {node_id: node for node_id, node in self._nodes.items() if node_id != self._own}
+        others = {node_id: node for node_id, node in self.nodes.items() if node_id != self._own}
         first = [n.node_id for n in self._neighbours if n.up]
         exits = [n.node_id for n in others.values() if n.exit and self._exit in (None, n.node_id)]
         found = list(paths(others, first, self._hops, exits))

@@ -82,6 +82,7 @@ class PlaneLink:
         self._pending: tuple[bytes, int] | None = None
         self.sent = self.received = self.missed = self.late = self.skipped = self.forged = 0
         self.last_received = 0
+        self.send_error = 0  # errno of the last emission, 0 if all went out
 
     @property
     def established(self) -> bool:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import ClassVar, Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -56,6 +56,13 @@ class LinkPeer:
     endpoint: o.Endpoint
     profile: Profile
     schedule: Schedule
+
+    NOWHERE: ClassVar[str] = "0.0.0.0"  # the address of a neighbour that must come to us
+
+    @property
+    def reachable(self) -> bool:
+        """Whether this end can open the link."""
+        return self.endpoint.address != self.NOWHERE
 
 
 @dataclass(frozen=True)
@@ -126,7 +133,8 @@ class Link:
 
     def wants_open(self, now: int) -> bool:
         """Whether it is time for another attempt."""
-        return self.state is not LinkState.UP and self._answered is None and now >= self._next_try
+        waits = self.state is not LinkState.UP and self._answered is None
+        return waits and self.peer.reachable and now >= self._next_try
 
     def on_answer(self, message: bytes, source: o.Endpoint, now: int) -> None:
         """The second message came back; PeerFault if it is not genuine."""
@@ -323,7 +331,7 @@ class Link:
     def next_deadline(self) -> int | None:
         """When `on_deadline` or `open` has something to do."""
         if self.state is not LinkState.UP:
-            return None if self._answered is not None else self._next_try
+            return self._next_try if self._answered is None and self.peer.reachable else None
         stream = self._stream.next_deadline()
         rekey = self._rekey_at if self._opened else None
         return min((at for at in (stream, rekey) if at is not None), default=None)

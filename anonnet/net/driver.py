@@ -1,0 +1,173 @@
+"""The loop that drives a data plane core: waits, receives, seals ahead of each deadline, emits on it.
+
+No asyncio here, no garbage collection, no allocation that grows. Between a beat's `prepare_at` and its
+deadline the loop goes on receiving, in small batches, so that waiting for the deadline wastes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
+
+from anonnet.net.mmsg import Receiver, Sender, send_one
+from anonnet.proto.lane import PlaneLink
+from anonnet.proto.orders import AttachTun, DetachTun, Order, Report, Stop
+from anonnet.proto.pacer import Beat
+from anonnet.proto.plane import Plane
+
+IDLE_NS: Final = 200_000_000  # longest sleep: nothing depends on it
+PACKETS: Final = 64  # read from a TUN at once
+DATAGRAMS: Final = 32  # received at once; what one batch costs is how late a tick may be
+PACKET_LEN: Final = 65_536
+
+
+class Orders(Protocol):
+    """The pipe to control: orders with descriptors in, reports out."""
+
+    def fileno(self) -> int:
+        """What to wait on."""
+
+    def receive(self) -> list[tuple[Order, int | None]]:
+        """Orders that have come, each with the descriptor that came with it, if any."""
+
+    def send(self, reports: list[Report]) -> None:
+        """Pass reports on; those that would block are kept."""
+
+
+class Driver:
+    """One data plane process's loop. `clock` is monotonic nanoseconds."""
+
+    def __init__(self, plane: Plane, sockets: Mapping[tuple[str, int], socket.socket], orders: Orders,
+                 clock: Callable[[], int] = time.monotonic_ns) -> None:  # fmt: skip
+        self._plane = plane
+        self._sockets = sockets
+        self._orders = orders
+        self._clock = clock
+        self._receivers = {s.fileno(): Receiver(s, transport) for (transport, _), s in sockets.items()}
+        self._senders: dict[int, Sender] = {}
+        self._tuns: dict[str, int] = {}
+        self._roles: dict[int, str] = {}
+        self._waiting: list[tuple[Beat, list[PlaneLink]]] = []  # sealed, not yet due
+        self._running = True
+        self._watched: list[int] = []
+        self._watch()
+
+    def _watch(self) -> None:
+        self._watched = [self._orders.fileno(), *self._receivers, *self._roles]
+
+    def run(self) -> None:
+        """Drive until told to stop."""
+        clock, plane = self._clock, self._plane
+        while self._running:
+            now = clock()
+            wake = now + IDLE_NS
+            for entry in self._waiting:
+                if entry[0].deadline <= now:
+                    self._emit(*entry)
+                    self._waiting.remove(entry)
+                    break
+                wake = min(wake, entry[0].deadline)
+            else:
+                sealed = [entry[0] for entry in self._waiting]
+                for beat in plane.beats.values():
+                    if beat in sealed:
+                        continue
+                    if beat.prepare_at <= now:
+                        self._waiting.append((beat, plane.prepare(beat)))
+                        break
+                    wake = min(wake, beat.prepare_at)
+                else:
+                    self._attend(max(0, wake - now) / 1e9)
+
+    def _emit(self, beat: Beat, links: list[PlaneLink]) -> None:
+        for link in links:
+            sender = self._senders.get(link.handle)
+            if sender is None or sender.endpoint is not link.endpoint:
+                sock = self._sockets.get((link.endpoint.transport, link.endpoint.ip_version))
+                if sock is None:
+                    continue
+                sender = self._senders[link.handle] = Sender(sock, link.endpoint, link.outbox)
+            link.send_error = sender.send(link.ready)
+        self._plane.emitted(beat, links, self._clock())
+        strays = self._plane.strays
+        while strays:
+            datagram, endpoint = strays.pop()
+            sock = self._sockets.get((endpoint.transport, endpoint.ip_version))
+            if sock is not None:
+                send_one(sock, datagram, endpoint)
+        if self._plane.reports:
+            self._report()
+
+    def _attend(self, seconds: float) -> None:
+        """Wait for input, or until the next thing is due, and take in one small batch of each kind."""
+        ready, _, _ = select.select(self._watched, (), (), seconds)
+        plane = self._plane
+        for fd in ready:
+            receiver = self._receivers.get(fd)
+            if receiver is not None:
+                receiver.receive(DATAGRAMS)
+                plane.receive(receiver.inbox, self._clock())
+            elif fd in self._roles:
+                self._read_tun(fd)
+            else:
+                self._obey()
+        if ready:
+            self._write_tuns()
+            if plane.reports:
+                self._report()
+
+    def _report(self) -> None:
+        reports = self._plane.reports
+        self._orders.send(reports.copy())
+        reports.clear()
+
+    def _obey(self) -> None:
+        for order, descriptor in self._orders.receive():
+            if isinstance(order, AttachTun) and descriptor is not None:
+                self._detach(order.role)
+                os.set_blocking(descriptor, False)
+                self._tuns[order.role] = descriptor
+                self._roles[descriptor] = order.role
+                self._watch()
+            elif isinstance(order, DetachTun):
+                self._detach(order.role)
+            elif isinstance(order, Stop):
+                self._running = False
+            else:
+                self._plane.obey(order)
+
+    def _detach(self, role: str) -> None:
+        descriptor = self._tuns.pop(role, None)
+        if descriptor is not None:
+            del self._roles[descriptor]
+            os.close(descriptor)
+            self._watch()
+
+    def _read_tun(self, fd: int) -> None:
+        packets: list[bytearray] = []
+        try:
+            for _ in range(PACKETS):
+                packets.append(bytearray(os.read(fd, PACKET_LEN)))
+        except BlockingIOError:
+            pass
+        except OSError:  # somebody deleted the device
+            self._detach(self._roles[fd])
+            return
+        self._plane.packets(self._roles[fd], packets)
+
+    def _write_tuns(self) -> None:
+        for role, packets in self._plane.to_tun.items():
+            if not packets:
+                continue
+            fd = self._tuns.get(role)
+            if fd is not None:
+                for packet in packets:
+                    try:
+                        os.write(fd, packet)
+                    except OSError:  # no room, or a packet that the kernel will not have: it is lost, as on any link
+                        continue
+            packets.clear()

@@ -1,0 +1,229 @@
+"""The control process: asyncio around the control core. Unprivileged; it is what parses peers' messages."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Final
+
+from anonnet.crypto.gate import TimestampGuard
+from anonnet.crypto.keys import NodeKeys
+from anonnet.crypto.suite import SUITES
+from anonnet.errors import OperatorError
+from anonnet.ids import short
+from anonnet.node.config import Config
+from anonnet.node.peers import Peer
+from anonnet.node.pipe import ReportPipe
+from anonnet.node.privileges import User, become
+from anonnet.proto import orders as o
+from anonnet.proto.exits import ExitPool
+from anonnet.proto.link import LinkPeer, LinkState
+from anonnet.proto.node import Identity, Node
+from anonnet.proto.path import KnownNode
+from anonnet.wire.descriptor import Address, Transport
+from anonnet.wire.handshake import tai64n
+
+GUARD_NAME: Final = "timestamps.json"
+GOODBYE_SECONDS: Final = 0.2  # for the last control cells to leave in their slots
+
+log: Final = logging.getLogger("anonnet")
+
+
+@dataclass(frozen=True)
+class Inherited:
+    """What the keeper hands to the control process."""
+
+    config: Config
+    keys: NodeKeys
+    peers: Sequence[Peer]
+    transports: frozenset[tuple[str, int]]  # sockets that are open: transport, IP version
+    pipe: socket.socket
+    listener: socket.socket
+    guard_dir: Path
+    user: User | None
+    debug: bool
+
+
+class Control:
+    """The core, its pipe to the data plane and its timer."""
+
+    def __init__(self, given: Inherited, loop: asyncio.AbstractEventLoop) -> None:
+        self.config = given.config
+        self.keys = given.keys
+        self.peers = given.peers
+        self.stopping = asyncio.Event()
+        self._given = given
+        self._loop = loop
+        self._pipe = ReportPipe(given.pipe)
+        self._timer: asyncio.TimerHandle | None = None
+        self._states: dict[int, LinkState] = {}
+        self._guard = _load_guard(given.guard_dir / GUARD_NAME)
+        exit_ = given.config.exit
+        pool = ExitPool(IPv4Network(exit_.pool4), IPv6Network(exit_.pool6)) if exit_.enabled else None
+        identity = Identity(given.keys.node_id, given.keys.link, given.keys.link_public, given.keys.onion)
+        known = {peer.descriptor.node_id: _known(peer) for peer in given.peers}
+        self.node = Node(identity, SUITES[given.config.node.suite], known, pool, os.urandom,
+                         lambda: tai64n(time.time_ns()), self._guard, given.config.caller.share)  # fmt: skip
+        for peer in given.peers:
+            if peer.link:
+                self.node.add_link(link_peer(peer, given.transports), self.now())
+        loop.add_reader(self._pipe.fileno(), self._on_reports)
+        self.settle()
+
+    @staticmethod
+    def now() -> int:
+        """Monotonic nanoseconds."""
+        return time.monotonic_ns()
+
+    def attach(self, role: str, descriptor: int) -> None:
+        """Give the data plane a TUN; the descriptor here is closed."""
+        self._pipe.attach(role, descriptor)
+        os.close(descriptor)
+
+    def detach(self, role: str) -> None:
+        """Let go of a TUN."""
+        self._pipe.send([o.DetachTun(role)])
+
+    def settle(self) -> None:
+        """Let the core act, pass on its orders, keep what must outlive us, set the next alarm."""
+        self.node.on_deadline(self.now())
+        if self.node.guard_changed:  # before the answer goes out
+            self.node.guard_changed = False
+            _save_guard(self._given.guard_dir / GUARD_NAME, self._guard)
+        orders = self.node.take_orders()
+        if orders:
+            self._pipe.send(orders)
+        if not self._pipe.flush():
+            self._loop.call_later(0.002, self._pipe.flush)
+        self._log_links()
+        if self._timer is not None:
+            self._timer.cancel()
+        deadline = self.node.next_deadline()
+        if deadline is not None:
+            self._timer = self._loop.call_at(max(deadline / 1e9, self._loop.time()), self.settle)
+
+    def _on_reports(self) -> None:
+        try:
+            reports = self._pipe.receive()
+        except ConnectionError:
+            log.error("the data plane has ended")
+            self._loop.remove_reader(self._pipe.fileno())
+            self.stopping.set()
+            return
+        now = self.now()
+        for report in reports:
+            if isinstance(report, o.Fault):
+                log.warning("data plane: %s", report.text)
+            self.node.on_report(report, now)
+        self.settle()
+
+    def _log_links(self) -> None:
+        for handle, link in self.node.links.items():
+            if self._states.get(handle) is not link.state:
+                self._states[handle] = link.state
+                detail = f" ({link.trouble})" if link.trouble else ""
+                log.info("link with %s: %s%s", short(link.peer.node_id), link.state.value, detail)
+
+    async def stop(self) -> None:
+        """Say goodbye, then end the data plane."""
+        self.node.stop(self.now())
+        self.settle()
+        await asyncio.sleep(GOODBYE_SECONDS)
+        with contextlib.suppress(OSError):
+            self._pipe.send([o.Stop()])
+
+
+def run(given: Inherited) -> int:
+    """Run the control process until told to stop; returns its exit code."""
+    from anonnet.node.service import Service  # noqa: PLC0415  the server and the core know of each other
+
+    become(given.user)
+
+    async def main() -> int:
+        loop = asyncio.get_running_loop()
+        control = Control(given, loop)
+        service = Service(control, given.listener)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, control.stopping.set)
+        if given.debug and sys.stdin is not None and sys.stdin.isatty():
+            loop.add_signal_handler(signal.SIGTSTP, service.debug_on_terminal)
+        else:
+            signal.signal(signal.SIGTSTP, signal.SIG_IGN)
+        serving = asyncio.create_task(service.serve())
+        await control.stopping.wait()
+        serving.cancel()
+        await control.stop()
+        return 0
+
+    return asyncio.run(main())
+
+
+# -- what the configuration says, as the core wants it ----------------------------------------------
+
+
+def _known(peer: Peer) -> KnownNode:
+    d = peer.descriptor
+    return KnownNode(
+        d.node_id, d.name, d.onion, d.exit4 or d.exit6, frozenset(d.neighbours),
+        tuple({address.host for address in d.addresses}),
+    )  # fmt: skip
+
+
+def endpoint(address: Address) -> o.Endpoint:
+    """Return an address as the data plane writes it."""
+    return o.Endpoint(address.transport.name.lower(), str(address.host), address.port)
+
+
+def link_peer(peer: Peer, transports: frozenset[tuple[str, int]]) -> LinkPeer:
+    """Choose where to reach a neighbour. One without a usable address must come to us (UDP behind NAT)."""
+    candidates = [peer.address] if peer.address else list(peer.descriptor.addresses)
+    usable = [
+        endpoint(address)
+        for address in candidates
+        if (peer.transport is None or address.transport is peer.transport)
+        and (address.transport.name.lower(), address.host.version) in transports
+    ]
+    if candidates and not usable:
+        name = peer.descriptor.name or short(peer.descriptor.node_id)
+        hint = "enable its transport under [transport], or give the peer another address"
+        raise OperatorError(f"no address of peer {name} can be used here", hint)
+    if usable:
+        chosen = usable[0]
+    else:
+        chosen = o.Endpoint((peer.transport or Transport.UDP).name.lower(), LinkPeer.NOWHERE, 0)
+    schedule = peer.profile.schedule(chosen.transport, chosen.ip_version)
+    return LinkPeer(peer.descriptor.node_id, peer.descriptor.link, chosen, peer.profile, schedule)
+
+
+def _load_guard(path: Path) -> TimestampGuard:
+    try:
+        return TimestampGuard(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return TimestampGuard()
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise OperatorError(f"{path} is damaged", f"remove it; old handshakes may then be replayed once ({error})") from None
+
+
+def _save_guard(path: Path, guard: TimestampGuard) -> None:
+    fresh = path.with_suffix(".new")
+    try:
+        with fresh.open("w") as file:
+            json.dump(guard.to_dict(), file)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError as error:
+        log.error("cannot write %s: %s; free space or mend its permissions", path, error.strerror)
+
+

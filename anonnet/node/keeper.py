@@ -1,0 +1,198 @@
+"""The privileged part: opens devices and sockets, forks control and data plane, keeps what undo needs.
+
+It parses nothing that a peer or a user sent. When either child ends, so does the other, and what the exit
+changed on this host is taken back. What `up` changed is not ours to undo: the firewall stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import click
+
+from anonnet.crypto.keys import load_keys
+from anonnet.errors import AnonNetError, OperatorError
+from anonnet.net.sockets import Listening, open_sockets
+from anonnet.node import control, dataplane, pipe
+from anonnet.node.api import SOCKET_NAME
+from anonnet.node.config import Config
+from anonnet.node.peers import read_peers, require_link
+from anonnet.node.privileges import User, die_with_parent, find_user
+from anonnet.proto.orders import AttachTun
+from anonnet.proto.plane import Plane
+from anonnet.tun.apply import Session, apply_all
+from anonnet.tun.exit import gather_exit_facts, plan_exit
+from anonnet.tun.exit_rules import DENIED, ExitSettings
+from anonnet.tun.firewall import link_table
+from anonnet.tun.journal import Journal
+from anonnet.tun.plan import Step
+
+STOP_SECONDS: Final = 5  # children get so long to end by themselves
+JOURNAL: Final = "node"
+
+log: Final = logging.getLogger("anonnet")
+
+
+def run(config: Config, debug: bool, verbose: bool, plane: type[Plane] = Plane) -> int:
+    """Run the node until it is told to stop; return the exit code. Raises OperatorError before it starts."""
+    logging.basicConfig(
+        level=logging.DEBUG if debug else config.node.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr,
+    )  # fmt: skip
+    keys = load_keys(config.node.state_dir)
+    peers = read_peers(config, keys.node_id, "configuration")
+    require_link(peers, "configuration")
+    user = find_user(config.node.user) if os.geteuid() == 0 else None
+    guard_dir = _own_dir(config.node.state_dir / "control", user)
+    transport = config.transport
+    sockets = open_sockets(Listening(
+        transport.raw, transport.udp, transport.ip_protocol, transport.udp_port, transport.mark,
+        str(transport.bind4), str(transport.bind6),
+    ))  # fmt: skip
+    for peer in peers:
+        if peer.link:
+            control.link_peer(peer, frozenset(sockets))  # complain now, with the terminal at hand
+    listener = _listen(config.node.run_dir, user)
+    session: Session | None = None
+    try:
+        session = _change_host(config, verbose)
+        for_control, for_plane = pipe.pair()
+        if session.tun is not None:
+            sender = pipe.ReportPipe(for_control)
+            sender._push([AttachTun("exit")], [session.tun.fd])  # noqa: SLF001
+        given = control.Inherited(
+            config, keys, peers, frozenset(sockets), for_control, listener, guard_dir, user, debug
+        )
+        children = {
+            _fork("data plane", lambda: dataplane.run(config, sockets, for_plane, user, plane)): "data plane",
+            _fork("control", lambda: control.run(given)): "control",
+        }
+        for_control.close()
+        for_plane.close()
+        for sock in sockets.values():
+            sock.close()
+        return _watch(children)
+    finally:
+        with contextlib.suppress(OSError):
+            (config.node.run_dir / SOCKET_NAME).unlink()
+        if session is not None:
+            session.undo()
+
+
+def _own_dir(path: Path, user: User | None) -> Path:
+    """A directory that the unprivileged children may write in."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if user is not None:
+            path.parent.chmod(path.parent.stat().st_mode | 0o011)  # the way in, not a view
+            os.chown(path, user.uid, user.gid)
+            for entry in path.iterdir():
+                os.chown(entry, user.uid, user.gid)
+    except OSError as error:
+        raise OperatorError(f"cannot prepare {path}", error.strerror or str(error)) from None
+    return path
+
+
+def _listen(run_dir: Path, user: User | None) -> socket.socket:
+    """Open the control socket; a second daemon of the same configuration is refused."""
+    path = run_dir / SOCKET_NAME
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+            other.connect(str(path))
+            raise OperatorError(f"a daemon already listens at {path}", "stop it, or use another node.run_dir")
+        path.unlink(missing_ok=True)
+        listener.bind(str(path))
+        path.chmod(0o660)
+        if user is not None:
+            os.chown(path, 0, user.gid)
+        listener.listen(16)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise OperatorError(f"cannot make the control socket {path}", error.strerror or str(error)) from None
+    except OperatorError:
+        listener.close()
+        raise
+    return listener
+
+
+def _change_host(config: Config, verbose: bool) -> Session:
+    """Take link datagrams out of connection tracking; at an exit, make TUN, NAT and policy."""
+    transport, exit_ = config.transport, config.exit
+
+    def plan() -> list[Step]:
+        protocols = (transport.ip_protocol,) if transport.raw else ()
+        ports = (transport.udp_port,) if transport.udp else ()
+        steps = [link_table(protocols, ports, config.caller.tun)]
+        if exit_.enabled:
+            settings = ExitSettings(
+                tun=exit_.tun, pool4=exit_.pool4, pool6=exit_.pool6,
+                resolvers=() if exit_.resolver == "auto" else (exit_.resolver,),
+                allow=exit_.allow, deny=(*DENIED, *exit_.deny),
+                connections_per_circuit=exit_.connections_per_circuit,
+                new_per_second=exit_.new_connections_per_second,
+            )  # fmt: skip
+            steps = [link_table(protocols, ports, exit_.tun), *plan_exit(settings, gather_exit_facts(settings))]
+        return steps
+
+    journal = Journal(config.node.run_dir, config.node.state_dir, JOURNAL)
+    return apply_all(journal, plan, click.echo if verbose else lambda line: log.debug("%s", line))
+
+
+def _fork(name: str, work: Callable[[], object]) -> int:
+    """Start a child; it never returns here."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        die_with_parent(signal.SIGKILL)
+        result = work()
+        code = result if isinstance(result, int) else 0
+    except AnonNetError as error:
+        print(f"anonnet-tun: {error}", file=sys.stderr)
+    except BaseException:
+        log.exception("%s crashed", name)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _watch(children: dict[int, str]) -> int:
+    """Wait until both children have ended; the end of one is the end of both."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        for pid, name in children.items():
+            if name == "control":
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTSTP, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, lambda *_: [os.kill(pid, signal.SIGKILL) for pid in children])
+    worst = 0
+    while children:
+        pid, status = os.waitpid(-1, 0)
+        name = children.pop(pid, "")
+        code = os.waitstatus_to_exitcode(status)
+        if code:
+            log.error("%s ended with %d", name, code)
+            worst = 1
+        stop(0, None)
+        signal.alarm(STOP_SECONDS)  # also when the data plane ends first and control must follow
+    signal.alarm(0)
+    return worst

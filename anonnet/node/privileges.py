@@ -1,0 +1,97 @@
+"""Giving up privileges, and clinging to the machine: real time, locked memory.
+
+Order matters: scheduling and memory limits are set as root, then identity is given up for good. What a
+process keeps afterwards is its open descriptors.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import grp
+import os
+import pwd
+from dataclasses import dataclass
+from typing import Final
+
+from anonnet.errors import OperatorError
+
+PR_SET_DUMPABLE: Final = 4
+PR_SET_KEEPCAPS: Final = 8
+PR_SET_PDEATHSIG: Final = 1
+PR_SET_NO_NEW_PRIVS: Final = 38
+MCL_CURRENT_FUTURE: Final = 3
+CAP_IPC_LOCK: Final = 14
+CAPABILITY_VERSION_3: Final = 0x20080522
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True)
+class User:
+    """An unprivileged account."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+def find_user(name: str) -> User:
+    """Look an account up; OperatorError if it is not there or is root."""
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        hint = f"create it (useradd --system --shell /usr/sbin/nologin {name}) or set node.user"
+        raise OperatorError(f"there is no user {name!r} to run as", hint) from None
+    if entry.pw_uid == 0:
+        raise OperatorError(f"user {name!r} is root", "set node.user to an unprivileged account")
+    grp.getgrgid(entry.pw_gid)
+    return User(name, entry.pw_uid, entry.pw_gid)
+
+
+def become(user: User | None, *, keep_lock: bool = False) -> None:
+    """Drop to an unprivileged account for good; without one (not started as root) only seal what we have.
+
+    With `keep_lock`, CAP_IPC_LOCK alone survives: memory that is mapped later is locked too, which the
+    account's RLIMIT_MEMLOCK would forbid.
+    """
+    if user is not None:
+        _libc.prctl(PR_SET_KEEPCAPS, int(keep_lock), 0, 0, 0)
+        os.setgroups([])
+        os.setresgid(user.gid, user.gid, user.gid)
+        os.setresuid(user.uid, user.uid, user.uid)
+        if keep_lock:
+            _hold_only(1 << CAP_IPC_LOCK)
+    _libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    _libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)  # no core file, no ptrace: keys are in memory
+
+
+def _hold_only(capabilities: int) -> None:
+    """Set effective and permitted capabilities (capset(2)), nothing inheritable."""
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+    low, high = capabilities & 0xFFFFFFFF, capabilities >> 32
+    data = (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)
+    if _libc.capset(header, data) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
+
+
+def die_with_parent(signal_number: int) -> None:
+    """Be sent a signal when the parent ends, however it ends."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
+
+
+def cling(priority: int, lock_memory: bool) -> None:
+    """SCHED_FIFO, locked memory, frozen garbage collector; OperatorError if the kernel will not."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    if lock_memory:
+        if _libc.mlockall(MCL_CURRENT_FUTURE) != 0:
+            hint = "grant CAP_IPC_LOCK or set data_plane.lock_memory = false"
+            raise OperatorError(f"may not lock memory ({os.strerror(ctypes.get_errno())})", hint)
+    if priority:
+        try:
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+        except PermissionError:
+            hint = "grant CAP_SYS_NICE or set data_plane.realtime_priority = 0"
+            raise OperatorError("may not use real-time scheduling", hint) from None

@@ -1,0 +1,126 @@
+"""Routes that only test: `ping` and debugging runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from anonnet.errors import OperatorError
+from anonnet.ids import NodeId, node_id_text
+from anonnet.node import api, report
+from anonnet.node.control import Control
+from anonnet.proto.budget import TEST_SHARE
+from anonnet.proto.caller import OwnRoute, Watcher
+from anonnet.proto.path import KnownNode, choose, paths
+from anonnet.wire import signal
+from anonnet.wire.control import Reason
+
+SETUP_SECONDS: Final = 60.0
+ECHO_SECONDS: Final = 10.0
+MAX_HOPS: Final = 3  # longest path that `ping` tries
+
+
+class Probe:
+    """One test route, from its first step to its end; each step is said as it happens."""
+
+    def __init__(self, control: Control, say: Callable[[str], None]) -> None:
+        self._control = control
+        self._say = say
+        self._ready = asyncio.Event()
+        self._reason: Reason | None = None
+        self._echoes: dict[int, asyncio.Future[int]] = {}
+
+    async def ping(self, node_id: NodeId, count: int) -> api.Pinged:
+        """Send echoes to a node, over the shortest path that there is."""
+        report.require_up(self._control)
+        path = next((p for hops in range(1, MAX_HOPS + 1) if (p := self._path(hops, node_id))), None)
+        if path is None:
+            hint = "only nodes that the peers' invites link up with this one can be reached"
+            raise OperatorError(f"no path of up to {MAX_HOPS} hops to that node", hint)
+        route = await self._build(path)
+        try:
+            rtts = [await self._echo(route, index) for index in range(count)]
+        finally:
+            self._end(route)
+        return api.Pinged(node_id_text(node_id), tuple(rtts))
+
+    async def debugging_run(self) -> api.Circuits:
+        """Build a test circuit as long as a real one, echo from every hop of it, and take it down."""
+        report.require_up(self._control)
+        hops = self._control.config.caller.hops
+        path = self._path(hops, None)
+        if path is None:
+            raise OperatorError(f"no path of {hops} hops", "`anonnet-tun peers` shows who is known and linked")
+        route = await self._build(path)
+        try:
+            for hop in range(len(path)):
+                await self._echo(route, hop, hop)
+            answer = api.RouteStatus(route.handle, tuple(node_id_text(n.node_id) for n in path),
+                                     route.state.value, 0.0)  # fmt: skip
+        finally:
+            self._end(route)
+            self._say("route taken down")
+        return api.Circuits((api.CircuitStatus(0, answer.hops[-1], (answer,)),))
+
+    def _path(self, hops: int, last: NodeId | None) -> list[KnownNode] | None:
+        node = self._control.node
+        first = [neighbour.node_id for neighbour in node.neighbours if neighbour.up]
+        known = node.keeper.nodes
+        ends = [n.node_id for n in known.values() if n.exit] if last is None else [last]
+        return choose(paths(known, first, hops, ends), node.random)
+
+    async def _build(self, path: Sequence[KnownNode]) -> OwnRoute:
+        control = self._control
+        first = control.node.neighbours.find(path[0].node_id)
+        assert first is not None
+        half = 2 * TEST_SHARE
+        rate = (max(1, first.budget.capacity_out // half), max(1, first.budget.capacity_in // half))
+        watcher = Watcher(self._say, lambda _: self._ready.set(), self._on_dead, self._on_echo)
+        route = control.node.caller.build(path, rate, None, watcher, control.now())
+        control.settle()
+        if isinstance(route, Reason):
+            raise OperatorError(f"no test route: {route.text}", "try again when the circuit is down")
+        try:
+            async with asyncio.timeout(SETUP_SECONDS):
+                await self._ready.wait()
+        except TimeoutError:
+            self._end(route)
+            raise OperatorError("no test route: no answer in time", "see `anonnet-tun status`") from None
+        if self._reason is not None:
+            raise OperatorError(f"no test route: {self._reason.text}", "see `anonnet-tun status`")
+        return route
+
+    def _on_dead(self, _handle: int, reason: Reason) -> None:
+        self._reason = reason
+        self._ready.set()
+
+    def _on_echo(self, _handle: int, _hop: int, token: int) -> None:
+        waiting = self._echoes.pop(token, None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(self._control.now())
+
+    async def _echo(self, route: OwnRoute, index: int, hop: int | None = None) -> float | None:
+        """One echo from a hop (None: the last); its round-trip time in ms, None if it is lost."""
+        control = self._control
+        hop = len(route.path) - 1 if hop is None else hop
+        token = int.from_bytes(control.node.random(8), "big")
+        answered = self._echoes[token] = asyncio.get_running_loop().create_future()
+        sent = control.now()
+        if self._reason is not None:
+            raise OperatorError(f"the test route died: {self._reason.text}", "try again")
+        control.node.caller.signal(route, hop, signal.Echo(token), sent)
+        control.settle()
+        try:
+            async with asyncio.timeout(ECHO_SECONDS):
+                rtt = (await answered - sent) / 1e6
+        except TimeoutError:
+            self._say(f"echo {index + 1}: nothing came back")
+            return None
+        name = route.path[hop].name or node_id_text(route.path[hop].node_id)[:8]
+        self._say(f"echo {index + 1} from {name}: {rtt:.1f} ms")
+        return rtt
+
+    def _end(self, route: OwnRoute) -> None:
+        self._control.node.caller.end(route.handle, Reason.FINISHED)
+        self._control.settle()

@@ -1,0 +1,93 @@
+"""What the control socket answers, read off the core."""
+
+from __future__ import annotations
+
+import time
+
+from anonnet.errors import OperatorError
+from anonnet.ids import NodeId, node_id_text
+from anonnet.node import api
+from anonnet.node.address import address_text
+from anonnet.node.control import Control
+from anonnet.node.invite import own_invite
+from anonnet.node.peers import find_node
+from anonnet.proto.link import Link
+from anonnet.proto.orders import RATE_UNIT, LinkStats
+
+
+def find(control: Control, text: str) -> NodeId:
+    """Return the peer that an id, the beginning of one, or a name means; OperatorError if none."""
+    wanted = find_node(list(control.peers), text)
+    return next(p.descriptor.node_id for p in control.peers if node_id_text(p.descriptor.node_id) == wanted)
+
+
+def circuits(control: Control) -> tuple[api.CircuitStatus, ...]:
+    """The circuits of which this node is the caller."""
+    route = control.node.keeper.route
+    if route is None:
+        return ()
+    per_tick = route.rate[0] * route.first.schedule.tick_ns / RATE_UNIT
+    hops = tuple(node_id_text(node.node_id) for node in route.path)
+    status = api.RouteStatus(route.handle, hops, route.state.value, round(per_tick, 3))
+    return (api.CircuitStatus(route.circuit or 0, hops[-1], (status,)),)
+
+
+def status(control: Control) -> api.Status:
+    """What `status --json` prints."""
+    found = circuits(control)
+    return api.Status(
+        schema=api.SCHEMA,
+        id=node_id_text(control.node.node_id),
+        state=control.node.keeper.state.value,
+        exit=found[0].exit if found else None,
+        circuits=found,
+        links=tuple(_link(control, handle, link) for handle, link in control.node.links.items()),
+    )
+
+
+def _link(control: Control, handle: int, link: Link) -> api.LinkStatus:
+    stats = control.node.stats
+    counted = next((s for s in stats.links if s.link == handle), None) if stats else None
+    counted = counted or LinkStats(handle, 0, 0, 0, 0, 0, 0, 0)
+    return api.LinkStatus(
+        peer=node_id_text(link.peer.node_id),
+        state=link.state.value,
+        transport=link.endpoint.transport,
+        profile=link.peer.profile.name,
+        tick_us=link.peer.schedule.tick_ns / 1000,
+        cells_per_tick=link.peer.schedule.cells_out,
+        cells_sent=counted.cells_sent,
+        cells_received=counted.cells_received,
+        cells_missed=counted.cells_missed,
+        late_ticks=counted.late_ticks,
+        skipped_ticks=counted.skipped_ticks,
+        trouble=link.trouble,
+    )
+
+
+def peers(control: Control) -> api.Peers:
+    """What `peers` prints."""
+    states = {link.peer.node_id: link.state.value for link in control.node.links.values()}
+    return api.Peers(
+        tuple(
+            api.PeerStatus(
+                node_id_text(peer.descriptor.node_id), peer.descriptor.name,
+                peer.descriptor.exit4 or peer.descriptor.exit6,
+                tuple(address_text(address) for address in peer.descriptor.addresses),
+                states.get(peer.descriptor.node_id),
+            )
+            for peer in control.peers
+        )
+    )  # fmt: skip
+
+
+def invite(control: Control) -> api.Invite:
+    """This node's own invite, as of now."""
+    neighbours = [link.peer.node_id for link in control.node.links.values()]
+    return api.Invite(own_invite(control.config, control.keys, neighbours, int(time.time())))
+
+
+def require_up(control: Control) -> None:
+    """OperatorError unless some link is up."""
+    if not any(neighbour.up for neighbour in control.node.neighbours):
+        raise OperatorError("no link is up", "`anonnet-tun status` says why, link by link")

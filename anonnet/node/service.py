@@ -1,0 +1,196 @@
+"""The control socket's server: asks the core what commands want to know, and tells it what they want done."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from anonnet.errors import OperatorError
+from anonnet.ids import NodeId
+from anonnet.node import api, report
+from anonnet.node.control import Control
+from anonnet.node.probe import Probe
+from anonnet.proto.keeper import CircuitState
+
+MAX_FDS: Final = 4
+_UCRED: Final = struct.Struct("3i")
+
+
+
+class Service:
+    """Serves the control socket. Root may ask anything; others who may connect, only questions."""
+
+    def __init__(self, control: Control, listener: socket.socket) -> None:
+        self._control = control
+        self._listener = listener
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._attached = False
+
+    async def serve(self) -> None:
+        """Take connections until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            connection, _ = await loop.sock_accept(self._listener)
+            self._start(self._converse(connection))
+
+    def _start(self, work: object) -> None:
+        task = asyncio.ensure_future(work)  # type: ignore[call-overload]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _converse(self, connection: socket.socket) -> None:
+        """One request, its progress and its answer."""
+        connection.setblocking(False)
+        loop = asyncio.get_running_loop()
+        with connection:
+            fds: list[int] = []
+            try:
+                line = await _receive_line(loop, connection, fds)
+                request = api.decode_request(line)
+
+                def say(text: str) -> None:
+                    with contextlib.suppress(OSError):
+                        connection.send(api.encode(api.Progress(text)))
+
+                answer = await self._until_gone(connection, self._answer(request, connection, fds, say))
+                response: api.Response = api.done(answer)
+            except OperatorError as error:
+                response = api.Failed(error.what, error.hint)
+            except ConnectionError:
+                return
+            finally:
+                for fd in fds:
+                    with contextlib.suppress(OSError):
+                        os.close(fd)
+            with contextlib.suppress(OSError):
+                await loop.sock_sendall(connection, api.encode(response))
+
+    async def _until_gone(self, connection: socket.socket, answering: object) -> msgspec.Struct:
+        """Wait for the answer, or give the request up when its asker closes."""
+        loop = asyncio.get_running_loop()
+        work: asyncio.Task[msgspec.Struct] = asyncio.ensure_future(answering)  # type: ignore[call-overload]
+        gone = asyncio.ensure_future(loop.sock_recv(connection, 1))
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            gone.cancel()
+            return work.result()
+        work.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await work
+        raise ConnectionError("asker has gone")
+
+    async def _answer(self, request: api.Request, connection: socket.socket, fds: list[int],
+                      say: Callable[[str], None]) -> msgspec.Struct:  # fmt: skip
+        control = self._control
+        if isinstance(request, api.Up | api.Down | api.Stop | api.Debug | api.Ping):
+            _require_root(connection)
+        match request:
+            case api.GetStatus():
+                return report.status(control)
+            case api.GetPeers():
+                return report.peers(control)
+            case api.GetCircuits():
+                return api.Circuits(report.circuits(control))
+            case api.GetInvite():
+                return report.invite(control)
+            case api.Up():
+                return await self._up(request, fds, say)
+            case api.Down():
+                self._down()
+                return report.status(control)
+            case api.Ping(node, count):
+                probe = Probe(control, say)
+                return await probe.ping(report.find(control, node), count)
+            case api.Debug():
+                return await Probe(control, say).debugging_run()
+            case api.Stop():
+                control.stopping.set()
+                return report.status(control)
+
+    # -- up and down ------------------------------------------------------------------------------
+
+    async def _up(self, request: api.Up, fds: list[int], say: Callable[[str], None]) -> api.Status:
+        control, keeper = self._control, self._control.node.keeper
+        if fds:
+            control.attach("caller", fds.pop(0))
+            self._attached = True
+        elif not self._attached:
+            raise OperatorError("no TUN device came with the request", "use `anonnet-tun up`")
+        wish = request.exit or control.config.caller.exit
+        exit_id: NodeId | None = None if wish == "auto" else report.find(control, wish)
+        keeper.on_step = say
+        keeper.want(exit_id, request.hops or control.config.caller.hops, control.now())
+        control.settle()
+        try:
+            async with asyncio.timeout(request.wait):
+                while keeper.state is not CircuitState.UP:
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            trouble = keeper.trouble or "no answer from the network"
+            self._down()
+            hint = "see `anonnet-tun status` and `anonnet-tun peers`"
+            raise OperatorError(f"no circuit within {request.wait:g} s: {trouble}", hint) from None
+        except asyncio.CancelledError:
+            self._down()
+            raise
+        finally:
+            keeper.on_step = lambda text: None
+        return report.status(control)
+
+    def _down(self) -> None:
+        self._control.node.keeper.drop()
+        self._control.detach("caller")
+        self._attached = False
+        self._control.settle()
+
+    # -- ^Z ---------------------------------------------------------------------------------------
+
+    def debug_on_terminal(self) -> None:
+        """Answer ^Z as in 2003: a debugging run, every step of it on the terminal."""
+        self._start(self._debug())
+
+    async def _debug(self) -> None:
+        print("debugging run", flush=True)
+        try:
+            await Probe(self._control, lambda text: print(f"  {text}", flush=True)).debugging_run()
+        except OperatorError as error:
+            print(f"debugging run failed: {error}", flush=True)
+        else:
+            print("debugging run ended well", flush=True)
+
+
+async def _receive_line(loop: asyncio.AbstractEventLoop, connection: socket.socket, fds: list[int]) -> bytes:
+    """Read one line, and the descriptors that come with it."""
+    buffer = b""
+    while b"\n" not in buffer:
+        readable = loop.create_future()
+        loop.add_reader(connection, lambda: readable.done() or readable.set_result(None))
+        try:
+            async with asyncio.timeout(10):
+                await readable
+        except TimeoutError:
+            raise ConnectionError("no request") from None
+        finally:
+            loop.remove_reader(connection)
+        data, received, _, _ = socket.recv_fds(connection, 65_536, MAX_FDS)
+        fds += received
+        buffer += data
+        if not data or len(buffer) > api.MAX_LINE:
+            raise ConnectionError("no request")
+    return buffer.split(b"\n", 1)[0]
+
+
+def _require_root(connection: socket.socket) -> None:
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    _, uid, _ = _UCRED.unpack(raw)
+    if uid != 0:
+        raise OperatorError("only root may ask that", "run this with sudo")
+
+
