@@ -97,7 +97,7 @@ class LazyGroup(click.Group):
         except ModuleNotFoundError as error:
             if str(error.name).startswith("anonnet"):
                 raise
-            raise Failure(f"the Python package {error.name} is missing: pip install 'anonnet[lab]'") from None
+            raise Failure(f"the Python package {error.name} is missing: pip install '.[lab]'") from None
         except Exception as error:
             if ctx.params["debug"] or ctx.invoked_subcommand == "run":
                 raise  # the daemon's log wants all of it
