@@ -50,7 +50,7 @@ def _toml(value: str | bool | list[str]) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-_FILE: Final = Template('''\
+_FILE: Final = Template("""\
 # AnonNet: configuration of one node. Every key is here with its default or what `anonnet-tun init` was told;
 # a key that AnonNet does not know is an error. `anonnet-tun run` reads this file once, at its start.
 
@@ -113,7 +113,7 @@ lan = []                         # ranges to be reached past the tunnel: ["192.1
 # transport = "raw"              # or "udp"; left out: the first of its addresses that works here
 # address = "udp:192.0.2.7:2531" # where to reach it, whatever its invite says
 # profile = "t1"                 # left out: that of [links]
-$peers''')
+$peers""")
 
 if __name__ == "__main__":
     print(render(EXAMPLE), end="")

@@ -62,6 +62,10 @@ def up(config_path: Path, wait: float, exit_: str | None, hops: int | None, verb
     config = load(config_path)
     peers = read_peers(config, None, str(config_path))
     require_link(peers, str(config_path))
+    if config.exit.enabled:
+        # The firewall of `up` stops all forwarding, and its rule would send what we forward round in a loop.
+        hint = "set exit.enabled = false and restart the daemon, or call from another host"
+        raise OperatorError("this node is an exit, which forwards for others", hint)
     require_net_admin()
     deadline = time.monotonic() + wait
     request = api.Up(exit_ if exit_ in (None, "auto") else find_node(peers, exit_), hops, wait)

@@ -34,6 +34,9 @@ class LayerKeys(NamedTuple):
     block_key: bytes
     stream_key: bytes
 
+    def __repr__(self) -> str:
+        return "LayerKeys(...)"
+
 
 class Layer:
     """One hop's layer in one direction. Contexts are made once and reset per cell."""

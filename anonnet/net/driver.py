@@ -168,6 +168,6 @@ class Driver:
                 for packet in packets:
                     try:
                         os.write(fd, packet)
-                    except OSError:  # no room, or a packet that the kernel will not have: it is lost, as on any link
+                    except OSError:  # no room, or not to the kernel's taste: lost, as on any link
                         continue
             packets.clear()

@@ -1,7 +1,7 @@
 """recvmmsg(2) and sendmmsg(2) through ctypes, on memory that is laid out once.
 
 The structures are those of <sys/socket.h> on 64-bit Linux. UDP sends use segmentation offload
-(UDP_SEGMENT, Linux 4.18): one message of many datagrams, which costs the kernel a fraction of a microsecond each.
+(UDP_SEGMENT, Linux 4.18): one message of many datagrams, each a fraction of a microsecond in the kernel.
 """
 
 from __future__ import annotations
@@ -183,5 +183,3 @@ def send_one(sock: socket.socket, datagram: bytes, endpoint: Endpoint) -> None:
     except OSError as error:
         if error.errno in (errno.EBADF, errno.ENOTSOCK):
             raise
-
-

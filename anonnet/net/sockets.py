@@ -75,7 +75,9 @@ def _explain(error: OSError, transport: str, host: str, want: Listening) -> Oper
             "run as root, or give the daemon CAP_NET_RAW and CAP_NET_ADMIN",
         )
     if error.errno == errno.EADDRINUSE:
-        return OperatorError(f"UDP port {want.udp_port} is taken", "stop the other program or set transport.udp_port")
+        hint = "stop the other program or set transport.udp_port"
+        return OperatorError(f"UDP port {want.udp_port} is taken", hint)
     if error.errno == errno.EADDRNOTAVAIL:
-        return OperatorError(f"{host} is not an address of this host", "set transport.bind4 / bind6 to one that is")
+        hint = "set transport.bind4 / bind6 to one that is"
+        return OperatorError(f"{host} is not an address of this host", hint)
     return OperatorError(f"cannot open a {transport} socket on {host}", error.strerror or str(error))

@@ -34,7 +34,8 @@ from anonnet.proto.path import KnownNode
 from anonnet.wire.descriptor import Address, Transport
 from anonnet.wire.handshake import tai64n
 
-GUARD_NAME: Final = "timestamps.json"
+GUARD_NAME: Final = "timestamps.json"  # newest handshake of each neighbour
+STAMP_NAME: Final = "timestamp"  # newest of our own
 GOODBYE_SECONDS: Final = 0.2  # for the last control cells to leave in their slots
 
 log: Final = logging.getLogger("anonnet")
@@ -69,12 +70,13 @@ class Control:
         self._timer: asyncio.TimerHandle | None = None
         self._states: dict[int, LinkState] = {}
         self._guard = _load_guard(given.guard_dir / GUARD_NAME)
+        self._stamped = tai64n(0)
         exit_ = given.config.exit
         pool = ExitPool(IPv4Network(exit_.pool4), IPv6Network(exit_.pool6)) if exit_.enabled else None
         identity = Identity(given.keys.node_id, given.keys.link, given.keys.link_public, given.keys.onion)
         known = {peer.descriptor.node_id: _known(peer) for peer in given.peers}
         self.node = Node(identity, SUITES[given.config.node.suite], known, pool, os.urandom,
-                         lambda: tai64n(time.time_ns()), self._guard, given.config.caller.share)  # fmt: skip
+                         self._timestamp, self._guard, given.config.caller.share)  # fmt: skip
         for peer in given.peers:
             if peer.link:
                 self.node.add_link(link_peer(peer, given.transports), self.now())
@@ -85,6 +87,20 @@ class Control:
     def now() -> int:
         """Monotonic nanoseconds."""
         return time.monotonic_ns()
+
+    def _timestamp(self) -> bytes:
+        """The wall clock as TAI64N, but never back: a neighbour takes each handshake only if it is newer.
+
+        What was sent last is kept on disk, so that a clock set back between two runs locks nobody out.
+        """
+        path = self._given.guard_dir / STAMP_NAME
+        with contextlib.suppress(OSError, ValueError):
+            self._stamped = max(self._stamped, bytes.fromhex(path.read_text()))
+        now = tai64n(time.time_ns())
+        later = (int.from_bytes(self._stamped, "big") + 1).to_bytes(len(now), "big")
+        self._stamped = max(now, later)
+        _replace(path, self._stamped.hex())
+        return self._stamped
 
     def attach(self, role: str, descriptor: int) -> None:
         """Give the data plane a TUN; the descriptor here is closed."""
@@ -100,7 +116,7 @@ class Control:
         self.node.on_deadline(self.now())
         if self.node.guard_changed:  # before the answer goes out
             self.node.guard_changed = False
-            _save_guard(self._given.guard_dir / GUARD_NAME, self._guard)
+            _replace(self._given.guard_dir / GUARD_NAME, json.dumps(self._guard.to_dict()))
         orders = self.node.take_orders()
         if orders:
             self._pipe.send(orders)
@@ -212,18 +228,18 @@ def _load_guard(path: Path) -> TimestampGuard:
     except FileNotFoundError:
         return TimestampGuard()
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise OperatorError(f"{path} is damaged", f"remove it; old handshakes may then be replayed once ({error})") from None
+        hint = f"remove it; an old handshake may then be replayed once ({error})"
+        raise OperatorError(f"{path} is damaged", hint) from None
 
 
-def _save_guard(path: Path, guard: TimestampGuard) -> None:
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all; a full disk is said and survived."""
     fresh = path.with_suffix(".new")
     try:
         with fresh.open("w") as file:
-            json.dump(guard.to_dict(), file)
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
     except OSError as error:
         log.error("cannot write %s: %s; free space or mend its permissions", path, error.strerror)
-
-

@@ -27,7 +27,6 @@ from anonnet.node.api import SOCKET_NAME
 from anonnet.node.config import Config
 from anonnet.node.peers import read_peers, require_link
 from anonnet.node.privileges import User, die_with_parent, find_user
-from anonnet.proto.orders import AttachTun
 from anonnet.proto.plane import Plane
 from anonnet.tun.apply import Session, apply_all
 from anonnet.tun.exit import gather_exit_facts, plan_exit
@@ -67,8 +66,7 @@ def run(config: Config, debug: bool, verbose: bool, plane: type[Plane] = Plane) 
         session = _change_host(config, verbose)
         for_control, for_plane = pipe.pair()
         if session.tun is not None:
-            sender = pipe.ReportPipe(for_control)
-            sender._push([AttachTun("exit")], [session.tun.fd])  # noqa: SLF001
+            pipe.ReportPipe(for_control).attach("exit", session.tun.fd)
         given = control.Inherited(
             config, keys, peers, frozenset(sockets), for_control, listener, guard_dir, user, debug
         )
@@ -134,16 +132,16 @@ def _change_host(config: Config, verbose: bool) -> Session:
     def plan() -> list[Step]:
         protocols = (transport.ip_protocol,) if transport.raw else ()
         ports = (transport.udp_port,) if transport.udp else ()
-        steps = [link_table(protocols, ports, config.caller.tun)]
+        steps = [link_table(protocols, ports, config.caller.tun, exit_.tun)]
         if exit_.enabled:
             settings = ExitSettings(
                 tun=exit_.tun, pool4=exit_.pool4, pool6=exit_.pool6,
                 resolvers=() if exit_.resolver == "auto" else (exit_.resolver,),
                 allow=exit_.allow, deny=(*DENIED, *exit_.deny),
                 connections_per_circuit=exit_.connections_per_circuit,
-                new_per_second=exit_.new_connections_per_second,
+                new_per_second=exit_.new_connections_per_second, link_protocol=transport.ip_protocol,
             )  # fmt: skip
-            steps = [link_table(protocols, ports, exit_.tun), *plan_exit(settings, gather_exit_facts(settings))]
+            steps += plan_exit(settings, gather_exit_facts(settings))
         return steps
 
     journal = Journal(config.node.run_dir, config.node.state_dir, JOURNAL)
@@ -180,10 +178,14 @@ def _watch(children: dict[int, str]) -> int:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGTERM)
 
+    def kill(_number: int, _frame: FrameType | None) -> None:
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTSTP, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, lambda *_: [os.kill(pid, signal.SIGKILL) for pid in children])
+    signal.signal(signal.SIGALRM, kill)
     worst = 0
     while children:
         pid, status = os.waitpid(-1, 0)

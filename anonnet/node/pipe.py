@@ -61,7 +61,7 @@ class _End:
 
     def _pull(self) -> list[tuple[Any, list[int]]]:
         """Messages that have come; ConnectionError when the other end has gone."""
-        found = []
+        found: list[tuple[Any, list[int]]] = []
         while True:
             try:
                 message, fds, _, _ = socket.recv_fds(self._sock, MAX_MESSAGE, 4)

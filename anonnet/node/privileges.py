@@ -85,10 +85,9 @@ def cling(priority: int, lock_memory: bool) -> None:
     gc.collect()
     gc.freeze()
     gc.disable()
-    if lock_memory:
-        if _libc.mlockall(MCL_CURRENT_FUTURE) != 0:
-            hint = "grant CAP_IPC_LOCK or set data_plane.lock_memory = false"
-            raise OperatorError(f"may not lock memory ({os.strerror(ctypes.get_errno())})", hint)
+    if lock_memory and _libc.mlockall(MCL_CURRENT_FUTURE) != 0:
+        hint = "grant CAP_IPC_LOCK or set data_plane.lock_memory = false"
+        raise OperatorError(f"may not lock memory ({os.strerror(ctypes.get_errno())})", hint)
     if priority:
         try:
             os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))

@@ -51,7 +51,8 @@ class Probe:
         hops = self._control.config.caller.hops
         path = self._path(hops, None)
         if path is None:
-            raise OperatorError(f"no path of {hops} hops", "`anonnet-tun peers` shows who is known and linked")
+            hint = "`anonnet-tun peers` shows who is known and linked"
+            raise OperatorError(f"no path of {hops} hops", hint)
         route = await self._build(path)
         try:
             for hop in range(len(path)):
@@ -113,10 +114,11 @@ class Probe:
         control.settle()
         try:
             async with asyncio.timeout(ECHO_SECONDS):
-                rtt = (await answered - sent) / 1e6
+                received: int = await answered
         except TimeoutError:
             self._say(f"echo {index + 1}: nothing came back")
             return None
+        rtt = (received - sent) / 1e6
         name = route.path[hop].name or node_id_text(route.path[hop].node_id)[:8]
         self._say(f"echo {index + 1} from {name}: {rtt:.1f} ms")
         return rtt

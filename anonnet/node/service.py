@@ -20,8 +20,8 @@ from anonnet.node.probe import Probe
 from anonnet.proto.keeper import CircuitState
 
 MAX_FDS: Final = 4
+REQUEST_SECONDS: Final = 10  # whoever connects and says nothing is let go
 _UCRED: Final = struct.Struct("3i")
-
 
 
 class Service:
@@ -170,11 +170,11 @@ async def _receive_line(loop: asyncio.AbstractEventLoop, connection: socket.sock
     """Read one line, and the descriptors that come with it."""
     buffer = b""
     while b"\n" not in buffer:
-        readable = loop.create_future()
-        loop.add_reader(connection, lambda: readable.done() or readable.set_result(None))
+        readable = asyncio.Event()
+        loop.add_reader(connection, readable.set)
         try:
-            async with asyncio.timeout(10):
-                await readable
+            async with asyncio.timeout(REQUEST_SECONDS):
+                await readable.wait()
         except TimeoutError:
             raise ConnectionError("no request") from None
         finally:
@@ -192,5 +192,3 @@ def _require_root(connection: socket.socket) -> None:
     _, uid, _ = _UCRED.unpack(raw)
     if uid != 0:
         raise OperatorError("only root may ask that", "run this with sudo")
-
-

@@ -24,6 +24,7 @@ from anonnet.proto.path import KnownNode
 from anonnet.proto.stream import Stream
 from anonnet.wire import control, signal
 from anonnet.wire.control import Reason
+from anonnet.wire.signal import SignalMessage
 
 SECOND: Final = 1_000_000_000
 STEP_NS: Final = 8 * SECOND  # patience for one step of the set-up ...
@@ -104,7 +105,8 @@ class Caller:
         route.shaking = HopInitiator(self._suite, path[0].onion_public, path[0].node_id)
         route.patience(now)
         watcher.on_step(f"create: asking {self._hop_name(route, 0)}")
-        self._host.say(first.handle, control.Create(route_id, *rate, first.format.code, route.shaking.message))
+        create = control.Create(route_id, *rate, first.format.code, route.shaking.message)
+        self._host.say(first.handle, create)
         return route
 
     def owns(self, link: int, route_id: RouteId) -> bool:
@@ -160,7 +162,7 @@ class Caller:
 
     # -- signalling -------------------------------------------------------------------------------
 
-    def signal(self, route: OwnRoute, hop: int, message: signal.SignalMessage, now: int) -> None:
+    def signal(self, route: OwnRoute, hop: int, message: SignalMessage, now: int) -> None:
         """Send a message to one hop of a route."""
         route.streams[hop].send(signal.encode(message))
         self._transmit(route, now)
@@ -184,7 +186,7 @@ class Caller:
         if handle in self.routes:
             self._transmit(route, now)
 
-    def _on_signal(self, route: OwnRoute, hop: int, message: signal.SignalMessage, now: int) -> None:
+    def _on_signal(self, route: OwnRoute, hop: int, message: SignalMessage, now: int) -> None:
         last = hop == len(route.streams) - 1
         match message:
             case signal.Extended(backward_shift, reply) if last and route.state is RouteState.EXTENDING:

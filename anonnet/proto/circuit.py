@@ -57,5 +57,3 @@ class Circuit:
                 self._deliver(packet)
             else:
                 self.dropped += 1
-
-

@@ -109,6 +109,11 @@ class HopRoute:
         self.backward_queue: ForwardQueue | None = None
         self._backward_per_tick = 0.0
 
+    @property
+    def queues(self) -> list[ForwardQueue]:
+        """The queues that there are."""
+        return [queue for queue in (self.forward_queue, self.backward_queue) if queue is not None]
+
     def extend(self, onward_id: int, forward_per_tick: float, backward_per_tick: float) -> None:
         """The route goes on beyond this hop; backward transit starts with the first cell from there."""
         self._onward_id = onward_id
@@ -234,6 +239,11 @@ class CallerRoute:
         self._scratch = scratch
         self._next = first_slot
         self._reports = reports
+
+    @property
+    def queues(self) -> list[ForwardQueue]:
+        """None: the caller sends by its own clock and takes in what comes."""
+        return []
 
     def add_hop(self, forward: LayerKeys, backward: LayerKeys, slot_shift: int, backward_shift: int) -> None:
         """The route has grown; `backward_shift` is what the hop before announced (0 for the first)."""

@@ -156,5 +156,3 @@ class CircuitKeeper:
         self._short_of_slots |= reason is Reason.NO_SLOTS
         self.trouble = reason.text
         self.on_step(f"failed: {reason.text}; trying again")
-
-

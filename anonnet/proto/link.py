@@ -57,7 +57,7 @@ class LinkPeer:
     profile: Profile
     schedule: Schedule
 
-    NOWHERE: ClassVar[str] = "0.0.0.0"  # the address of a neighbour that must come to us
+    NOWHERE: ClassVar[str] = "0.0.0.0"  # noqa: S104  the address of a neighbour that must come to us
 
     @property
     def reachable(self) -> bool:

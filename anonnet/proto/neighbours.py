@@ -1,4 +1,4 @@
-"""What relays and callers need to know of this node's links: who is there, what is free, which ids are taken."""
+"""What relays and callers know of this node's links: who is there, what is free, which ids are taken."""
 
 from __future__ import annotations
 

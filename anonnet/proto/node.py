@@ -177,6 +177,8 @@ class Node:
             case Challenge(answer):
                 self.order(o.SendHandshake(0, [answer], source))
             case Pass(piece):
+                if piece.kind is DatagramType.RESPONSE and self._awaiting(piece) is None:
+                    return  # nobody asked: it must not take the place of a message that somebody waits for
                 message = self._partials.add(piece, where, now)
                 if message is not None:
                     try:
@@ -186,11 +188,18 @@ class Node:
             case _:
                 pass
 
+    def _awaiting(self, piece: handshake.Fragment | handshake.Message) -> Link | None:
+        """The link whose attempt a RESPONSE answers."""
+        for handle, link in self.links.items():
+            if link.opening_index == piece.index and self._message_ids.get(handle) == piece.message_id:
+                return link
+        return None
+
     def _on_handshake_message(self, source: o.Endpoint, message: handshake.Message, now: int) -> None:
         if message.kind is DatagramType.RESPONSE:
-            for handle, link in self.links.items():
-                if link.opening_index == message.index and self._message_ids.get(handle) == message.message_id:
-                    link.on_answer(message.data, source, now)
+            awaited = self._awaiting(message)
+            if awaited is not None:
+                awaited.on_answer(message.data, source, now)
             return
         accepted = self._responder.read(message.data)
         offer = handshake.LinkOffer.decode(accepted.payload)
@@ -221,7 +230,8 @@ class Node:
 
     def next_deadline(self) -> int | None:
         """When `on_deadline` has something to do."""
-        due = [machine.next_deadline() for machine in (*self.links.values(), self.relay, self.caller, self.keeper)]
+        due = [link.next_deadline() for link in self.links.values()]
+        due += [self.relay.next_deadline(), self.caller.next_deadline(), self.keeper.next_deadline()]
         return min((at for at in due if at is not None), default=None)
 
     def on_deadline(self, now: int) -> None:

@@ -150,12 +150,13 @@ class Plane:
     def _stats(self, now: int) -> o.Stats:
         routes = []
         for route in self._routes.values():
-            queues = [q for q in (getattr(route, "forward_queue", None), getattr(route, "backward_queue", None)) if q]
+            queues = route.queues
             received = route.window.received + sum(q.received for q in queues)
             missing = route.window.missing + sum(q.missing for q in queues) + route.unrecognised
             routes.append(o.RouteStats(route.handle, received, missing, sum(q.slips for q in queues)))
         dropped = self._unroutable + sum(c.dropped for c in self._circuits.values())
-        return o.Stats(now, [link.stats() for link in self.links.values()], routes, dropped, self._tun_packets)
+        links = [link.stats() for link in self.links.values()]
+        return o.Stats(now, links, routes, dropped, self._tun_packets)
 
     # -- packets ----------------------------------------------------------------------------------
 
@@ -163,7 +164,10 @@ class Plane:
         """IP packets that the host (`caller`) or the Internet (`exit`) sent into a TUN."""
         self._tun_packets += len(packets)
         for packet in packets:
-            circuit = self._caller_circuit if role == "caller" else self._by_pool.get(destination(packet) or b"")
+            if role == "caller":
+                circuit = self._caller_circuit
+            else:
+                circuit = self._by_pool.get(destination(packet) or b"")
             if circuit is None:
                 self._unroutable += 1
             else:
@@ -199,7 +203,9 @@ class Plane:
 
     def _on_SetSession(self, order: o.SetSession) -> None:  # noqa: N802
         link = self.links[order.link]
-        link.set_session(order.local_index, order.remote_index, order.send_key, order.receive_key, order.confirm)
+        link.set_session(
+            order.local_index, order.remote_index, order.send_key, order.receive_key, order.confirm
+        )
         if order.endpoint is not None:
             link.endpoint = order.endpoint
         self._forget_sessions(link)
@@ -248,7 +254,8 @@ class Plane:
     def _on_AddCallerRoute(self, order: o.AddCallerRoute) -> None:  # noqa: N802
         link = self.links[order.link]
         first_slot = int.from_bytes(self._random(4), "big")
-        route = CallerRoute(order.route, order.route_id, self._scratch[link.format.name], first_slot, self.reports)
+        scratch = self._scratch[link.format.name]
+        route = CallerRoute(order.route, order.route_id, scratch, first_slot, self.reports)
         self._routes[order.route] = route
         route.rates = (order.forward_rate, order.backward_rate)
         link.routes[order.route_id] = route.receive_backward
@@ -278,8 +285,9 @@ class Plane:
         caller = isinstance(route, CallerRoute)
         rate = route.rates[0 if caller else 1] / 1000
         if caller:
-            circuit = Circuit(order.circuit, link.format, rate, self._normaliser.outward, self._normaliser.inward,
-                              self.to_tun["caller"].append)  # fmt: skip
+            clean, check = self._normaliser.outward, self._normaliser.inward
+            deliver = self.to_tun["caller"].append
+            circuit = Circuit(order.circuit, link.format, rate, clean, check, deliver)
             self._caller_circuit = circuit
         else:
             rewriter = Rewriter(order.pool4, order.pool6)
@@ -304,5 +312,3 @@ class Plane:
             link.routes.pop(route_id, None)
             if lane in link.lanes:
                 link.lanes.remove(lane)
-
-

@@ -59,7 +59,7 @@ class HopRoute:
     stream: Stream
     state: HopState = HopState.END
     onward: Neighbour | None = None
-    onward_id: RouteId = RouteId(0)
+    onward_id: RouteId | None = None
     reply: bytes = b""  # the next hop's handshake, until the first cell comes back from it
 
 
@@ -263,7 +263,7 @@ class Relay:
             self._host.order(o.CloseCircuit(route.handle))
         self._host.order(o.RemoveRoute(route.handle))
         sides = [(route.towards, route.towards_id)]
-        if route.onward is not None:
+        if route.onward is not None and route.onward_id is not None:
             sides.append((route.onward, route.onward_id))
         for neighbour, route_id in sides:
             neighbour.budget.release(route.handle)
@@ -272,10 +272,10 @@ class Relay:
                 self._host.say(neighbour.handle, control.Destroy(route_id, reason))
 
     def _forget_onward(self, route: HopRoute) -> None:
-        if route.onward is not None:
+        if route.onward is not None and route.onward_id is not None:
             route.onward.budget.release(route.handle)
             route.onward.routes.pop(route.onward_id, None)
-            route.onward = None
+            route.onward = route.onward_id = None
 
     def on_link_down(self, link: int) -> None:
         """A neighbour is lost: every route over it dies, towards both ends."""

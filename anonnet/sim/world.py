@@ -21,6 +21,7 @@ from anonnet.ids import NodeId
 from anonnet.proto import orders as o
 from anonnet.proto.exits import ExitPool
 from anonnet.proto.inbox import STRIDE, Inbox
+from anonnet.proto.lane import PlaneLink
 from anonnet.proto.link import LinkPeer
 from anonnet.proto.node import Identity, Node
 from anonnet.proto.pacer import Beat
@@ -151,7 +152,8 @@ class SimNode:
     def link_to(self, keys: NodeKeys, address: str) -> None:
         """Keep a link with another node."""
         schedule = self.world.profile.schedule("raw", 4)
-        peer = LinkPeer(keys.node_id, keys.link_public, o.Endpoint("raw", address, 0), self.world.profile, schedule)
+        endpoint = o.Endpoint("raw", address, 0)
+        peer = LinkPeer(keys.node_id, keys.link_public, endpoint, self.world.profile, schedule)
         self.core.add_link(peer, self.world.now)
 
     # -- the joints -------------------------------------------------------------------------------
@@ -202,13 +204,13 @@ class SimNode:
         links = self.plane.prepare(beat) if self.running else []
         self.world.at(beat.deadline, lambda: self._emit(beat, links))
 
-    def _emit(self, beat: Beat, links: list[object]) -> None:
+    def _emit(self, beat: Beat, links: list[PlaneLink]) -> None:
         if self.running:
             for link in links:
-                for index in range(link.ready):  # type: ignore[attr-defined]
-                    datagram = bytes(link.outbox.views[index])  # type: ignore[attr-defined]
-                    self.world.deliver(self.address, link.endpoint.address, datagram)  # type: ignore[attr-defined]
-            self.plane.emitted(beat, links, self.world.now)  # type: ignore[arg-type]
+                for index in range(link.ready):
+                    datagram = bytes(link.outbox.views[index])
+                    self.world.deliver(self.address, link.endpoint.address, datagram)
+            self.plane.emitted(beat, links, self.world.now)
             self.settle()
         else:
             beat.advance(self.world.now)
