@@ -24,6 +24,7 @@ from anonnet.node.peers import find_node, read_peers, require_link
 from anonnet.tun.commands import require_net_admin
 from anonnet.tun.host import HostSession, Phase
 
+WIDTH: Final = 12  # of the column that names the step
 GRACE: Final = 5.0  # seconds for the daemon's answer beyond the time it was given
 
 
@@ -35,7 +36,7 @@ class Steps:
 
     def did(self, step: str, what: str) -> None:
         """Say that a step is done."""
-        self.console.print(f"{step:<10}{what}", markup=False)
+        self.console.print(f"{step:<{WIDTH}}{what}", markup=False)
 
     @contextlib.contextmanager
     def waiting(self, step: str, what: str) -> Iterator[Callable[[str], None]]:
@@ -44,8 +45,8 @@ class Steps:
             self.did(step, what)
             yield lambda text: self.did("", text)
             return
-        with self.console.status(f"{step:<10}{what}") as status:
-            yield lambda text: status.update(f"{step:<10}{text}")
+        with self.console.status(f"{step:<{WIDTH}}{what}") as status:
+            yield lambda text: status.update(f"{step:<{WIDTH}}{text}")
 
 
 @click.command()

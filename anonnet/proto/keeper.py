@@ -1,8 +1,8 @@
 """Keeping one circuit open for as long as the host wants one.
 
-Builds a route along a random path, tries another when it fails, builds anew when it dies, with back-off so
-that nobody can make us rebuild without end (each rebuild is a chance for the predecessor attack). When
-every path says that it has no slots, the next round asks for half.
+Builds a route along a random path, tries another when it fails, builds anew when it dies. A route that
+dies young counts as a failure, and failures back off, so that nobody can make us rebuild without end (each
+rebuild is a chance for the predecessor attack). When every path says that it has no slots, the next round asks for half.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from anonnet.wire.control import Reason
 SECOND: Final = 1_000_000_000
 FIRST_RETRY_NS: Final = SECOND // 4
 LAST_RETRY_NS: Final = 30 * SECOND
+YOUNG_NS: Final = 60 * SECOND
 LEAST_SCALE: Final = 64  # a circuit asks for no less than this part of what its first link has free
+_AS_SOON_AS_ALLOWED: Final = 0
 
 
 class CircuitState(Enum):
@@ -55,6 +57,7 @@ class CircuitKeeper:
         self._retry_ns = FIRST_RETRY_NS
         self._next_try: int | None = None
         self._short_of_slots = False
+        self._built_at = 0
 
     def want(self, exit_id: NodeId | None, hops: int, now: int) -> None:
         """Open a circuit of `hops` hops to an exit (None: any) and keep it open."""
@@ -85,8 +88,12 @@ class CircuitKeeper:
         """Start a route if one is wanted and the time has come."""
         if self._next_try is None or now < self._next_try:
             return
-        self._next_try = now + self._retry_ns
-        self._retry_ns = min(self._retry_ns * 2, LAST_RETRY_NS)
+        if now - self._built_at >= YOUNG_NS:
+            self._retry_ns = FIRST_RETRY_NS
+        elif self._next_try == _AS_SOON_AS_ALLOWED:
+            self._back_off(now)
+            return
+        self._back_off(now)
         path = self._pick()
         if path is None:
             return
@@ -99,7 +106,12 @@ class CircuitKeeper:
             self._failed_on(path, built)
             return
         self.route = built
+        self._built_at = now
         self._next_try = None
+
+    def _back_off(self, now: int) -> None:
+        self._next_try = now + self._retry_ns
+        self._retry_ns = min(self._retry_ns * 2, LAST_RETRY_NS)
 
     def _pick(self) -> list[KnownNode] | None:
         others = {node_id: node for node_id, node in self.nodes.items() if node_id != self._own}
@@ -139,7 +151,6 @@ class CircuitKeeper:
     def _ready(self, _handle: int) -> None:
         self.state = CircuitState.UP
         self.trouble = ""
-        self._retry_ns = FIRST_RETRY_NS
         self._failed.clear()
         self.on_step("circuit open")
 
@@ -149,7 +160,7 @@ class CircuitKeeper:
             return
         self.state = CircuitState.CONNECTING
         self._failed_on(route.path, reason)
-        self._next_try = 0  # at once the first time; `on_deadline` backs off from then on
+        self._next_try = _AS_SOON_AS_ALLOWED
 
     def _failed_on(self, path: Sequence[KnownNode], reason: Reason) -> None:
         self._failed.add(tuple(node.node_id for node in path))
