@@ -2,7 +2,8 @@
 
 Builds a route along a random path, tries another when it fails, builds anew when it dies. A route that
 dies young counts as a failure, and failures back off, so that nobody can make us rebuild without end (each
-rebuild is a chance for the predecessor attack). When every path says that it has no slots, the next round asks for half.
+rebuild is a chance for the predecessor attack). When every path says that it has no slots, the next round
+asks for half.
 """
 
 from __future__ import annotations
