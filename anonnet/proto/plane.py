@@ -35,9 +35,14 @@ STATS_NS: Final = 500_000_000
 
 
 class Plane:
-    """State of the data plane. `random` must be fit for keys; `now` is monotonic nanoseconds."""
+    """State of the data plane. `random` must be fit for keys; `now` is monotonic nanoseconds.
 
-    def __init__(self, now: int, random: Callable[[int], bytes], randomised: bool = False) -> None:
+    `schedule_random` draws what a wire observer sees (beats, order of links). Given apart, it shows that the
+    schedule is drawn without a look at traffic: the trace of a seed is the same, idle or loaded.
+    """
+
+    def __init__(self, now: int, random: Callable[[int], bytes], randomised: bool = False,
+                 schedule_random: Callable[[int], bytes] | None = None) -> None:  # fmt: skip
         self.links: dict[int, PlaneLink] = {}
         self.beats: dict[int, Beat] = {}
         self.reports: list[o.Report] = []
@@ -45,6 +50,7 @@ class Plane:
         self.strays: list[tuple[bytes, o.Endpoint]] = []
         self.unknown = 0  # datagrams with no session
         self._random = random
+        self._schedule_random = schedule_random or random
         self._randomised = randomised
         self._now = now
         self._next_stats = now + STATS_NS
@@ -130,7 +136,7 @@ class Plane:
         due = [link for link in self.links.values() if link.beat is beat]
         for link in due:
             link.prepare()
-        order = self._random(len(due))
+        order = self._schedule_random(len(due))
         return [link for _, link in sorted(zip(order, due, strict=True), key=lambda pair: pair[0])]
 
     def emitted(self, beat: Beat, links: list[PlaneLink], now: int) -> None:
@@ -189,7 +195,9 @@ class Plane:
     def _on_AddLink(self, order: o.AddLink) -> None:  # noqa: N802  (named after the order)
         beat = self.beats.get(order.tick_ns)
         if beat is None:
-            beat = self.beats[order.tick_ns] = Beat(order.tick_ns, self._now, self._random, self._randomised)
+            beat = self.beats[order.tick_ns] = Beat(
+                order.tick_ns, self._now, self._schedule_random, self._randomised
+            )
         beat.cells += order.cells_out
         link = PlaneLink(order.link, FORMAT_BY_CODE[order.format_code], order.endpoint, beat, order.cells_out)
         self.links[order.link] = link
