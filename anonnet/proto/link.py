@@ -32,7 +32,7 @@ from anonnet.wire.handshake import LinkAnswer, LinkOffer, Status
 
 MS: Final = 1_000_000
 SECOND: Final = 1000 * MS
-REKEY_NS: Final = 120 * SECOND
+REKEY_NS: Final = 120 * SECOND  # life of a session's keys; the next are asked for after half of it
 DEAD_NS: Final = 2_500 * MS  # of silence, or ...
 DEAD_TICKS: Final = 20  # ... this many ticks, whichever is longer
 FIRST_RETRY_NS: Final = 1 * SECOND
@@ -96,11 +96,13 @@ class Link:
         self._opening: LinkInitiator | None = None
         self._opening_index = 0
         self._rekeying: LinkInitiator | None = None
+        self._fresh: o.SetSession | None = None  # keys that wait for their time
         self._answered: SessionKeys | None = None  # as responder, until the peer uses it
         self._channel = b""
         self._retry_ns = FIRST_RETRY_NS
         self._next_try = now
-        self._rekey_at = 0
+        self._ask_at = 0  # for fresh keys ...
+        self._use_at = 0  # ... and when to use them
         self._opened = False  # this end opened the session, so it rekeys
         self._heard = now
         schedule = peer.schedule
@@ -216,7 +218,8 @@ class Link:
             self.trouble = ""
             self._retry_ns = FIRST_RETRY_NS
             self._heard = now
-            self._rekey_at = now + REKEY_NS
+            self._ask_at = now + REKEY_NS // 2
+            self._use_at = now + REKEY_NS
             self._around.on_up(self.handle)
 
     def _lost(self) -> None:
@@ -233,7 +236,7 @@ class Link:
 
     def _reset(self, now: int) -> None:
         self._stream = Stream(self.peer.profile.format.body_len)
-        self._opening = self._rekeying = self._answered = None
+        self._opening = self._rekeying = self._fresh = self._answered = None
         self._heard = now
 
     def send(self, message: control.ControlMessage) -> None:
@@ -264,9 +267,9 @@ class Link:
         """Handle what concerns the link alone; False for the rest."""
         match message:
             case control.Rekey(index, noise):
-                self._answer_rekey(index, noise, now)
+                self._answer_rekey(index, noise)
             case control.Rekeyed(noise):
-                self._finish_rekey(noise, now)
+                self._finish_rekey(noise)
             case control.Bye():
                 self.trouble = "neighbour stopped"
                 self._next_try = now + self._retry_ns
@@ -280,16 +283,30 @@ class Link:
         return True
 
     # -- rekey ------------------------------------------------------------------------------------
+    #
+    # Everybody sees when a link takes fresh keys: index and counter stand open in its datagrams. How fast
+    # the control channel is depends on the routes over the link. So the keys are agreed on long before,
+    # and the end that opened the link uses them when the clock says so; the other follows.
 
-    def _start_rekey(self, now: int) -> None:
-        self._rekey_at = now + REKEY_NS
+    def _rekey(self, now: int) -> None:
+        if now >= self._ask_at:
+            self._ask_at += REKEY_NS
+            if self._rekeying is None:
+                self._ask_fresh()
+        if now >= self._use_at:
+            self._use_at += REKEY_NS
+            if self._fresh is not None:
+                self._around.order(self._fresh)
+                self._fresh = None
+
+    def _ask_fresh(self) -> None:
         self._opening_index = self._around.new_index(self.handle)
         self._rekeying = LinkInitiator(
             self._around.suite, self._around.static, self.peer.link_public, b"", self._channel
         )
         self.send(control.Rekey(self._opening_index, self._rekeying.message))
 
-    def _answer_rekey(self, index: int, noise: bytes, now: int) -> None:
+    def _answer_rekey(self, index: int, noise: bytes) -> None:
         accepted = LinkResponder(self._around.suite, self._around.static, self._channel).read(noise)
         if accepted.remote_public != self.peer.link_public:
             raise Malformed("rekey in another node's name")
@@ -297,18 +314,17 @@ class Link:
         reply, keys = accepted.reply(own_index.to_bytes(3, "big"))
         self._around.order(o.SetSession(self.handle, own_index, index, keys.send, keys.receive, confirm=True))
         self._channel = keys.channel
-        self._rekey_at = now + REKEY_NS
         self.send(control.Rekeyed(reply))
 
-    def _finish_rekey(self, noise: bytes, now: int) -> None:
+    def _finish_rekey(self, noise: bytes) -> None:
         if self._rekeying is None:
             raise Malformed("answer to a rekey that nobody asked for")
         payload, keys = self._rekeying.finish(noise)
         if len(payload) != 3:
             raise Malformed("rekey without an index")
         self._rekeying = None
-        self._around.order(o.SetSession(self.handle, self._opening_index, int.from_bytes(payload, "big"),
-                                        keys.send, keys.receive, confirm=False))  # fmt: skip
+        self._fresh = o.SetSession(self.handle, self._opening_index, int.from_bytes(payload, "big"),
+                                   keys.send, keys.receive, confirm=False)  # fmt: skip
         self._channel = keys.channel
 
     # -- time -------------------------------------------------------------------------------------
@@ -324,8 +340,8 @@ class Link:
 
     def on_deadline(self, now: int) -> None:
         """Rekey when due, give up on a confirmation that does not come, let the stream send again."""
-        if self.state is LinkState.UP and self._opened and now >= self._rekey_at:
-            self._start_rekey(now)
+        if self.state is LinkState.UP and self._opened:
+            self._rekey(now)
         self.transmit(now)
 
     def next_deadline(self) -> int | None:
@@ -333,5 +349,5 @@ class Link:
         if self.state is not LinkState.UP:
             return self._next_try if self._answered is None and self.peer.reachable else None
         stream = self._stream.next_deadline()
-        rekey = self._rekey_at if self._opened else None
+        rekey = min(self._ask_at, self._use_at) if self._opened else None
         return min((at for at in (stream, rekey) if at is not None), default=None)
