@@ -19,7 +19,7 @@ from anonnet.crypto.keys import NodeKeys
 from anonnet.crypto.suite import ANONNET_2026
 from anonnet.ids import NodeId
 from anonnet.proto import orders as o
-from anonnet.proto.exits import ExitPool
+from anonnet.proto.exits import ExitCircuits
 from anonnet.proto.inbox import STRIDE, Inbox
 from anonnet.proto.lane import PlaneLink
 from anonnet.proto.link import LinkPeer
@@ -138,7 +138,7 @@ class SimNode:
         self.keys = keys
         rng = stdlib_random.Random(world.random.random())
         self.plane = plane(world.now, rng.randbytes)
-        pool = ExitPool(IPv4Network("100.127.0.0/16"), IPv6Network("fd00::/64")) if is_exit else None
+        pool = ExitCircuits(IPv4Network("100.127.0.0/16"), IPv6Network("fd00::/64")) if is_exit else None
         identity = Identity(keys.node_id, keys.link, keys.link_public, keys.onion)
         self.core = Node(identity, ANONNET_2026, known, pool, rng.randbytes,
                          lambda: tai64n(world.now), TimestampGuard())  # fmt: skip
