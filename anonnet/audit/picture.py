@@ -20,7 +20,7 @@ from anonnet.audit.pcap import Ints
 from anonnet.audit.wire import Stream
 
 BLOCKS: Final = " ▁▂▃▄▅▆▇█"
-WIDTH: Final = 32  # blocks in a row, at most
+WIDTH: Final = 20  # blocks in a row, at most: a table then fits in 80 columns
 MAX_ROWS: Final = 8
 
 
@@ -41,7 +41,7 @@ def picture(
 ) -> Table:
     """Return a table: for each direction its seconds as rows, idle and loaded side by side."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for heading in ("", "", "idle", "min/median/max", "loaded", "min/median/max"):
+    for heading in ("", "", "idle", "per tick", "loaded", "per tick"):
         table.add_column(heading, no_wrap=True)
     for direction, pair in streams.items():
         cells = cells_per_tick[direction]

@@ -7,7 +7,7 @@ from the arrivals themselves.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -43,6 +43,17 @@ class Stream:
     def per_second(self) -> float:
         """Return datagrams a second, over whole ticks."""
         return float(self.counts.mean()) * 1e9 / self.tick_ns if len(self.counts) else 0.0
+
+    def without(self, stalls: Sequence[tuple[int, int]]) -> Stream:
+        """Return the stream less the ticks in which the machine itself stood still (begin, end; epoch ns).
+
+        Only what can move a batch into another tick counts, and takes that tick's neighbours with it.
+        """
+        kept = np.ones(len(self.starts), bool)
+        for begin, end in stalls:
+            if end - begin > self.tick_ns // 3:
+                kept &= (self.starts + 2 * self.tick_ns < begin) | (self.starts - self.tick_ns > end)
+        return replace(self, counts=self.counts[kept], starts=self.starts[kept])
 
     def exact(self, cells_per_tick: int) -> float:
         """Return the share of ticks that had exactly so many datagrams."""

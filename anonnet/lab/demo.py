@@ -25,12 +25,14 @@ from anonnet.errors import AnonNetError, OperatorError
 from anonnet.lab import namespaces, network, nodes, services
 from anonnet.lab.content import content_sha256, size_of
 from anonnet.lab.place import CALLER, CORE, WEB, Place
+from anonnet.lab.stalls import Stall, StallWatch
 from anonnet.lab.topology import Host, Topology
 from anonnet.node import api
 from anonnet.proto.profile import parse_profile
 
 FILE: Final = "20MB.bin"
 COMMAND_SECONDS: Final = 120.0  # for anything that is run on a host, but downloads
+STALLED_SHARE: Final = 0.05  # of ticks that may be left out because the machine itself stood still
 CAPTURE_LEAD: Final = 0.5  # seconds between the start of a load and its capture
 
 
@@ -43,6 +45,7 @@ class Demo:
         self.seconds = seconds
         self.console = console
         self.directory = place.directory / "demo"
+        self.stalls: dict[str, list[Stall]] = {}  # of the machine, during each capture
         self.before: dict[str, str] = {}  # the caller's rules, routes, firewall and DNS before `up`
         rate = parse_profile(topology.rate)
         self.schedule = rate.schedule(topology.transport, topology.ip)
@@ -188,7 +191,6 @@ class Demo:
     def _capture(self, name: str) -> None:
         """Capture the caller's wire and the router's ports; OperatorError if packets were missed."""
         with (
-            network.Capture(self.place, CALLER, self.directory / f"{name}.pcap") as outer,
             # Link datagrams fill most of the router; what matters there is everything else.
             network.Capture(
                 self.place,
@@ -196,10 +198,13 @@ class Demo:
                 self.directory / "core.pcap",
                 expression=f"host {self.topology.web.ipv4} or host {self.topology.web.ipv6}",
             ) as core,
+            StallWatch() as watch,
+            network.Capture(self.place, CALLER, self.directory / f"{name}.pcap") as outer,
         ):
             time.sleep(self.seconds)
         missed = outer.dropped + core.dropped
         _demand(not missed, f"the kernel dropped {missed} packets of the capture")
+        self.stalls[name] = watch.stalls
 
     def _host_state(self) -> dict[str, str]:
         """Return what `up` changes on the caller, as text."""
@@ -229,9 +234,22 @@ class Demo:
             streams[direction] = (one, other)
         title = f"the wire between {caller.name} and {peer.name}, datagrams per tick"
         self.console.print(picture(title, streams, cells), soft_wrap=True)
-        for direction, pair in streams.items():
+        for direction, (one, other) in streams.items():
+            pair = (self._unstalled(one, "idle"), self._unstalled(other, "loaded"))
             for finding in wire.compare(*pair, cells[direction]):
                 self._judge(finding, f"{direction}: ")
+
+    def _unstalled(self, stream: wire.Stream, name: str) -> wire.Stream:
+        """Leave out the ticks during which this machine stood still, if they are few; say how many."""
+        rest = stream.without(self.stalls[name])
+        lost = len(stream.counts) - len(rest.counts)
+        _demand(
+            lost <= STALLED_SHARE * len(stream.counts), f"the machine stood still for {lost} ticks, {name}"
+        )
+        if lost:
+            text = f"left out {lost} of {len(stream.counts)} ticks, {name}: this machine itself stood still"
+            self.console.print(f"       {text}", highlight=False)
+        return rest
 
     def _judge(self, finding: wire.Finding, where: str = "") -> None:
         _demand(finding.held, f"{where}not {finding.claim}: {finding.numbers}")

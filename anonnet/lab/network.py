@@ -24,7 +24,9 @@ from anonnet.lab.topology import Topology
 from anonnet.lab.weather import Rule
 
 SNAPLEN: Final = 64  # bytes: Ethernet, IPv6 and ports; payload is ciphertext anyway
-CAPTURE_BUFFER_KIB: Final = 65536
+# A second and a half of t3 at this snaplen. Not more: the kernel clears all of it in one go, and on a guest
+# machine whose memory comes page by page, 64 MB stalled even real-time processes for 170 ms (33 ticks of t3).
+CAPTURE_BUFFER_KIB: Final = 2048
 RETIRE_SECONDS: Final = 1.2  # the kernel hands tcpdump a block of packets once full, or after a second
 READY_SECONDS: Final = 20.0
 

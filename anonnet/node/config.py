@@ -103,6 +103,7 @@ class CallerSection(_Section, frozen=True):
 
     tun: Interface = "anonnet0"
     hops: Annotated[int, Meta(ge=1, le=16)] = 3
+    routes: Annotated[int, Meta(ge=1, le=8)] = 1
     exit: str = "auto"
     share: Annotated[float, Meta(gt=0, le=1)] = 1.0  # of a link's free slots, for the circuit
     lan: tuple[str, ...] = ()

@@ -27,7 +27,7 @@ from anonnet.node.peers import Peer
 from anonnet.node.pipe import ReportPipe
 from anonnet.node.privileges import User, become
 from anonnet.proto import orders as o
-from anonnet.proto.exits import ExitPool
+from anonnet.proto.exits import ExitCircuits
 from anonnet.proto.link import LinkPeer, LinkState
 from anonnet.proto.node import Identity, Node
 from anonnet.proto.path import KnownNode
@@ -72,7 +72,7 @@ class Control:
         self._guard = _load_guard(given.guard_dir / GUARD_NAME)
         self._stamped = tai64n(0)
         exit_ = given.config.exit
-        pool = ExitPool(IPv4Network(exit_.pool4), IPv6Network(exit_.pool6)) if exit_.enabled else None
+        pool = ExitCircuits(IPv4Network(exit_.pool4), IPv6Network(exit_.pool6)) if exit_.enabled else None
         identity = Identity(given.keys.node_id, given.keys.link, given.keys.link_public, given.keys.onion)
         known = {peer.descriptor.node_id: _known(peer) for peer in given.peers}
         self.node = Node(identity, SUITES[given.config.node.suite], known, pool, os.urandom,

@@ -11,6 +11,7 @@ from anonnet.node.address import address_text
 from anonnet.node.control import Control
 from anonnet.node.invite import own_invite
 from anonnet.node.peers import find_node
+from anonnet.proto.caller import OwnRoute
 from anonnet.proto.link import Link
 from anonnet.proto.orders import RATE_UNIT, LinkStats
 
@@ -23,13 +24,18 @@ def find(control: Control, text: str) -> NodeId:
 
 def circuits(control: Control) -> tuple[api.CircuitStatus, ...]:
     """The circuits of which this node is the caller."""
-    route = control.node.keeper.route
-    if route is None:
+    routes = control.node.keeper.routes
+    if not routes:
         return ()
+    found = tuple(_route(route) for route in routes)
+    handle = routes[0].circuit.handle if routes[0].circuit is not None else 0
+    return (api.CircuitStatus(handle, found[0].hops[-1], found),)
+
+
+def _route(route: OwnRoute) -> api.RouteStatus:
     per_tick = route.rate[0] * route.first.schedule.tick_ns / RATE_UNIT
     hops = tuple(node_id_text(node.node_id) for node in route.path)
-    status = api.RouteStatus(route.handle, hops, route.state.value, round(per_tick, 3))
-    return (api.CircuitStatus(route.circuit or 0, hops[-1], (status,)),)
+    return api.RouteStatus(route.handle, hops, route.state.value, round(per_tick, 3))
 
 
 def status(control: Control) -> api.Status:

@@ -126,7 +126,8 @@ class Service:
         wish = request.exit or control.config.caller.exit
         exit_id: NodeId | None = None if wish == "auto" else report.find(control, wish)
         keeper.on_step = say
-        keeper.want(exit_id, request.hops or control.config.caller.hops, control.now())
+        caller = control.config.caller
+        keeper.want(exit_id, request.hops or caller.hops, request.routes or caller.routes, control.now())
         control.settle()
         try:
             async with asyncio.timeout(request.wait):

@@ -53,11 +53,21 @@ class Watcher:
     on_echo: Callable[[int, int, int], None]  # handle, hop, token
 
 
+@dataclass(frozen=True)
+class Wish:
+    """The circuit that a route is built for: its handle, and the secret that names it to the exit."""
+
+    handle: int
+    secret: bytes
+
+
 class OwnRoute:
     """One route of which this node is the caller."""
 
-    def __init__(self, handle: int, path: Sequence[KnownNode], first: Neighbour, route_id: RouteId,
-                 rate: tuple[int, int], circuit: int | None, watcher: Watcher, now: int) -> None:  # fmt: skip
+    def __init__(
+        self, handle: int, path: Sequence[KnownNode], first: Neighbour, route_id: RouteId,
+        rate: tuple[int, int], circuit: Wish | None, watcher: Watcher, now: int,
+    ) -> None:  # fmt: skip
         self.handle = handle
         self.path = path
         self.first = first
@@ -89,7 +99,7 @@ class Caller:
 
     # -- set-up -----------------------------------------------------------------------------------
 
-    def build(self, path: Sequence[KnownNode], rate: tuple[int, int], circuit: int | None,
+    def build(self, path: Sequence[KnownNode], rate: tuple[int, int], circuit: Wish | None,
               watcher: Watcher, now: int) -> OwnRoute | Reason:  # fmt: skip
         """Start a route along a path; a Reason if its first link cannot carry it."""
         first = self._neighbours.find(path[0].node_id)
@@ -150,7 +160,8 @@ class Caller:
             route.state = RouteState.OPENING
             route.shaking = None
             route.watcher.on_step(f"open: asking the exit {self._hop_name(route, done)}")
-            self.signal(route, done, signal.Open(self._host.random(SECRET_LEN)), now)
+            self._host.order(o.OpenCircuit(route.handle, route.circuit.handle))
+            self.signal(route, done, signal.Open(route.circuit.secret), now)
         else:
             route.state = RouteState.EXTENDED
             route.watcher.on_ready(route.handle)
@@ -194,16 +205,16 @@ class Caller:
             case signal.ExtendRefused(reason) if last and route.state is RouteState.EXTENDING:
                 self.end(route.handle, reason)
             case signal.Opened() if last and route.state is RouteState.OPENING:
-                assert route.circuit is not None
                 route.state = RouteState.OPEN
-                self._host.order(o.OpenCircuit(route.handle, route.circuit))
+                self._host.order(o.UseRoute(route.handle))
+                self.signal(route, hop, signal.Joined(), now)
                 route.watcher.on_step("the exit opened the circuit")
                 route.watcher.on_ready(route.handle)
             case signal.OpenRefused(reason) if last and route.state is RouteState.OPENING:
                 self.end(route.handle, reason)
             case signal.EchoReply(token):
                 route.watcher.on_echo(route.handle, hop, token)
-            case signal.End(reason) | signal.Truncated(reason):
+            case signal.End(reason):
                 self.end(route.handle, reason)
             case _:
                 raise PeerFault("a message that makes no sense now")
@@ -233,8 +244,6 @@ class Caller:
         if route is None:
             return
         known = route.state is not RouteState.CREATING
-        if route.state is RouteState.OPEN and route.circuit is not None:
-            self._host.order(o.CloseCircuit(route.circuit))
         route.state = RouteState.DEAD
         route.reason = reason
         if known:

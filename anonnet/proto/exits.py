@@ -1,20 +1,38 @@
-"""Which pool addresses an exit has given to which circuit.
+"""The circuits that end at this exit: who they are, which pool addresses they have, which routes they use.
 
-An address is not given out again before all others were, so that late packets of an old connection
-find nobody rather than a stranger.
+A circuit is named by a secret that its caller sends in the OPEN of each of its routes, so that a second
+route joins the first. It outlives its routes by `LINGER_NS`, so that connections survive while the caller
+builds another. An address is not given out again before all others were: late packets of an old connection
+then find nobody rather than a stranger.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass, field
+from hashlib import sha256
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
 MAX_CIRCUITS: Final = 16_384
+MAX_ROUTES: Final = 8  # of one circuit
+LINGER_NS: Final = 30_000_000_000
 
 
-class ExitPool:
-    """Pairs of an IPv4 and an IPv6 address, packed, one for each circuit that ends here."""
+@dataclass
+class ExitCircuit:
+    """One circuit: its handle, its packed addresses, the handles of its routes."""
+
+    handle: int
+    name: bytes  # SHA-256 of the secret: look-ups then take a time that says nothing of it
+    pool4: bytes
+    pool6: bytes
+    routes: set[int] = field(default_factory=set)
+    empty_since: int = 0
+
+
+class ExitCircuits:
+    """All circuits of this exit. Times are monotonic ns."""
 
     def __init__(self, pool4: IPv4Network, pool6: IPv6Network) -> None:
         count = min(MAX_CIRCUITS, pool4.num_addresses - 3, pool6.num_addresses - 3)
@@ -22,17 +40,38 @@ class ExitPool:
         self._free = deque(
             ((base4 + n).to_bytes(4, "big"), (base6 + n).to_bytes(16, "big")) for n in range(2, count + 2)
         )
-        self._taken: dict[int, tuple[bytes, bytes]] = {}
+        self._by_name: dict[bytes, ExitCircuit] = {}
+        self._of_route: dict[int, ExitCircuit] = {}
 
-    def take(self, circuit: int) -> tuple[bytes, bytes] | None:
-        """Give a circuit its addresses; None when all are taken."""
-        if not self._free or circuit in self._taken:
+    def join(self, secret: bytes, route: int, handle: int) -> ExitCircuit | None:
+        """Bind a route to the circuit of that secret, made as `handle` if new; None if there is no room."""
+        name = sha256(secret).digest()
+        circuit = self._by_name.get(name)
+        if circuit is None:
+            if not self._free:
+                return None
+            circuit = self._by_name[name] = ExitCircuit(handle, name, *self._free.popleft())
+        elif len(circuit.routes) >= MAX_ROUTES:
             return None
-        self._taken[circuit] = addresses = self._free.popleft()
-        return addresses
+        circuit.routes.add(route)
+        self._of_route[route] = circuit
+        return circuit
 
-    def give_back(self, circuit: int) -> None:
-        """The circuit has ended."""
-        addresses = self._taken.pop(circuit, None)
-        if addresses is not None:
-            self._free.append(addresses)
+    def leave(self, route: int, now: int) -> None:
+        """A route has ended; its circuit waits for another."""
+        circuit = self._of_route.pop(route, None)
+        if circuit is not None:
+            circuit.routes.discard(route)
+            circuit.empty_since = now
+
+    def next_deadline(self) -> int | None:
+        """When `expired` has something to tell."""
+        return min((c.empty_since + LINGER_NS for c in self._by_name.values() if not c.routes), default=None)
+
+    def expired(self, now: int) -> list[int]:
+        """Forget circuits that no route came back to; return their handles."""
+        over = [c for c in self._by_name.values() if not c.routes and now - c.empty_since >= LINGER_NS]
+        for circuit in over:
+            del self._by_name[circuit.name]
+            self._free.append((circuit.pool4, circuit.pool6))
+        return [circuit.handle for circuit in over]

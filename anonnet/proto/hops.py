@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 from anonnet.crypto.onion import Layer, LayerKeys
 from anonnet.crypto.replay import ReplayWindow
 from anonnet.proto.circuit import Circuit
+from anonnet.proto.health import Health
 from anonnet.proto.orders import Joined, Report, SignalSeen
 from anonnet.proto.queue import ForwardQueue
 from anonnet.spec import SLOT_MASK, Format, Kind
@@ -92,6 +93,7 @@ class HopRoute:
         self.handle = handle
         self.route_id = route_id
         self.circuit: Circuit | None = None
+        self.health: Health | None = None  # once the circuit uses the route
         self.rates = (0, 0)  # forward, backward; millicells per second
         self.signals: deque[bytes] = deque(maxlen=MAX_SIGNALS)
         self.window = SlotWindow()
@@ -143,6 +145,8 @@ class HopRoute:
             queue.commit(slot)
 
     def _recognised(self, row: CellRow, now: int) -> None:
+        if self.health is not None:
+            self.health.heard(now)
         kind = row.payload[0] >> 4
         if kind == Kind.DATA:
             if self.circuit is not None:
@@ -202,7 +206,7 @@ class HopRoute:
                 row = self._scratch.substitute()
             else:
                 fresh = self._scratch.blank()
-                if self.circuit is not None:
+                if self.health is not None and self.health.well and self.circuit is not None:
                     self.circuit.fill(fresh)
                 row = self._own(slot, fresh)
         CELL_HEADER.pack_into(row.cell, 0, self.route_id, slot)
@@ -232,6 +236,7 @@ class CallerRoute:
         self.route_id = route_id
         self.hops: list[Hop] = []
         self.circuit: Circuit | None = None
+        self.health: Health | None = None  # once the circuit uses the route
         self.rates = (0, 0)  # forward, backward; millicells per second
         self.signals: deque[tuple[int, bytes]] = deque(maxlen=MAX_SIGNALS)
         self.window = SlotWindow()
@@ -264,7 +269,7 @@ class CallerRoute:
             row = self._scratch.signal(frame)
         else:
             row = self._scratch.blank()
-            if self.circuit is not None:
+            if self.health is not None and self.health.well and self.circuit is not None:
                 self.circuit.fill(row)
         for hop in reversed(self.hops[: target + 1]):
             hop.forward.decipher((slot + hop.forward_offset) & SLOT_MASK, row)
@@ -277,6 +282,8 @@ class CallerRoute:
             return
         for index, hop in enumerate(self.hops):
             if hop.backward.decipher((slot + hop.backward_offset) & SLOT_MASK, row) == ZERO16:
+                if self.health is not None:
+                    self.health.heard(now)
                 kind = PAYLOAD_HEADER.unpack_from(row.payload)[0] >> 12
                 if kind == Kind.SIGNAL:
                     self._reports.append(SignalSeen(self.handle, index, bytes(row.content)))

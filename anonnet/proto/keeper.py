@@ -1,6 +1,7 @@
 """Keeping one circuit open for as long as the host wants one.
 
-Builds a route along a random path, tries another when it fails, builds anew when it dies. A route that
+Builds routes along random paths that share no relay, tries another when one fails, builds anew when one dies;
+the circuit, and the connections in it, go on as long as one is left or comes back in time. A route that
 dies young counts as a failure, and failures back off, so that nobody can make us rebuild without end (each
 rebuild is a chance for the predecessor attack). When every path says that it has no slots, the next round
 asks for half.
@@ -14,9 +15,10 @@ from typing import Final
 
 from anonnet.ids import NodeId
 from anonnet.proto.budget import TEST_SHARE
-from anonnet.proto.caller import Caller, OwnRoute, Watcher
+from anonnet.proto.caller import SECRET_LEN, Caller, OwnRoute, RouteState, Watcher, Wish
 from anonnet.proto.neighbours import Neighbour, Neighbours
-from anonnet.proto.path import KnownNode, choose, paths
+from anonnet.proto.orders import CloseCircuit, Order
+from anonnet.proto.path import KnownNode, choose, paths, related
 from anonnet.wire.control import Reason
 
 SECOND: Final = 1_000_000_000
@@ -24,7 +26,8 @@ FIRST_RETRY_NS: Final = SECOND // 4
 LAST_RETRY_NS: Final = 30 * SECOND
 YOUNG_NS: Final = 60 * SECOND
 LEAST_SCALE: Final = 64  # a circuit asks for no less than this part of what its first link has free
-_AS_SOON_AS_ALLOWED: Final = 0
+ABANDON_NS: Final = 10 * SECOND  # without an open route, a circuit is given up and another exit may do
+AT_ONCE: Final = 0
 
 
 class CircuitState(Enum):
@@ -36,91 +39,136 @@ class CircuitState(Enum):
 
 
 class CircuitKeeper:
-    """The caller's circuit: one route for now."""
+    """The caller's circuit and its routes, at most `wanted` of them, through different relays to one exit."""
 
-    def __init__(self, own: NodeId, nodes: Mapping[NodeId, KnownNode], neighbours: Neighbours, caller: Caller,
-                 random: Callable[[int], bytes], share: float) -> None:  # fmt: skip
-        self.state = CircuitState.DOWN
-        self.route: OwnRoute | None = None
+    def __init__(
+        self, own: NodeId, nodes: Mapping[NodeId, KnownNode], neighbours: Neighbours, caller: Caller,
+        random: Callable[[int], bytes], order: Callable[[Order], None], share: float,
+    ) -> None:  # fmt: skip
+        self.routes: list[OwnRoute] = []
+        self.nodes = nodes
         self.trouble = ""
         self.on_step: Callable[[str], None] = lambda text: None
         self._own = own
-        self.nodes = nodes
         self._neighbours = neighbours
         self._caller = caller
         self._random = random
+        self._order = order
         self._share = share
-        self._exit: NodeId | None = None
+        self._wanted = 0
         self._hops = 0
-        self._circuit = 0
+        self._exit: NodeId | None = None  # as wished; None: any
+        self._bound: NodeId | None = None  # the exit that the circuit has: all its routes must end there
+        self._circuit = Wish(0, b"")
         self._scale = 1
         self._failed: set[tuple[NodeId, ...]] = set()
         self._retry_ns = FIRST_RETRY_NS
         self._next_try: int | None = None
         self._short_of_slots = False
+        self._died = False  # a route, since the last was begun
         self._built_at = 0
+        self._open_at = 0  # when a route was last seen open
 
-    def want(self, exit_id: NodeId | None, hops: int, now: int) -> None:
-        """Open a circuit of `hops` hops to an exit (None: any) and keep it open."""
-        if self.state is not CircuitState.DOWN:
-            if (exit_id, hops) == (self._exit, self._hops):
+    @property
+    def state(self) -> CircuitState:
+        """Down, connecting or up."""
+        if not self._wanted:
+            return CircuitState.DOWN
+        opened = any(route.state is RouteState.OPEN for route in self.routes)
+        return CircuitState.UP if opened else CircuitState.CONNECTING
+
+    def want(self, exit_id: NodeId | None, hops: int, routes: int, now: int) -> None:
+        """Open a circuit of `routes` routes of `hops` hops to an exit (None: any) and keep it open."""
+        if self._wanted:
+            if (exit_id, hops, routes) == (self._exit, self._hops, self._wanted):
                 return
             self.drop()
-        self._exit, self._hops = exit_id, hops
+        self._exit, self._hops, self._wanted = exit_id, hops, routes
         self._scale = 1
         self._failed.clear()
         self._retry_ns = FIRST_RETRY_NS
-        self.state = CircuitState.CONNECTING
+        self._renew()
         self._next_try = now
 
     def drop(self) -> None:
         """Close the circuit and want none."""
-        self.state = CircuitState.DOWN
+        self._wanted = 0
         self._next_try = None
-        route, self.route = self.route, None
-        if route is not None:
+        self._abandon()
+
+    def _abandon(self) -> None:
+        routes, self.routes = self.routes, []
+        for route in routes:
             self._caller.end(route.handle, Reason.FINISHED)
+        if self._bound is not None:
+            self._order(CloseCircuit(self._circuit.handle))
+        self._bound = None
+
+    def _renew(self) -> None:
+        """Begin another circuit: the exit of the old one cannot be reached any more, or there was none."""
+        self._abandon()
+        self._circuit = Wish(self._circuit.handle + 1, self._random(SECRET_LEN))
+
+    # -- time -------------------------------------------------------------------------------------
 
     def next_deadline(self) -> int | None:
         """When to try again."""
         return self._next_try
 
     def on_deadline(self, now: int) -> None:
-        """Start a route if one is wanted and the time has come."""
+        """Begin a route if one is wanted and the time has come."""
+        if self.state is CircuitState.UP:
+            self._open_at = now
         if self._next_try is None or now < self._next_try:
             return
+        if len(self.routes) >= self._wanted:
+            self._next_try = None
+            return
+        died, self._died = self._died, False
         if now - self._built_at >= YOUNG_NS:
             self._retry_ns = FIRST_RETRY_NS
-        elif self._next_try == _AS_SOON_AS_ALLOWED:
+        elif died:
             self._back_off(now)
             return
         self._back_off(now)
+        if self._bound is not None and not self.routes and now - self._open_at >= ABANDON_NS:
+            self._renew()
         path = self._pick()
-        if path is None:
-            return
+        if path is not None:
+            self._begin(path, now)
+
+    def _begin(self, path: list[KnownNode], now: int) -> None:
         first = self._neighbours.find(path[0].node_id)
         assert first is not None
-        self._circuit += 1
-        watcher = Watcher(self._step, self._ready, lambda handle, reason: self._dead(reason), lambda *_: None)
+        watcher = Watcher(self._step, self._ready, self._dead, lambda *_: None)
         built = self._caller.build(path, self._rate(first), self._circuit, watcher, now)
         if isinstance(built, Reason):
             self._failed_on(path, built)
             return
-        self.route = built
+        self.routes.append(built)
         self._built_at = now
-        self._next_try = None
+        self._next_try = None  # until it is open, or dead
 
     def _back_off(self, now: int) -> None:
         self._next_try = now + self._retry_ns
         self._retry_ns = min(self._retry_ns * 2, LAST_RETRY_NS)
 
+    # -- paths ------------------------------------------------------------------------------------
+
     def _pick(self) -> list[KnownNode] | None:
-        others = {node_id: node for node_id, node in self.nodes.items() if node_id != self._own}
+        taken = [node for route in self.routes for node in route.path[:-1]]
+        nodes = {
+            node_id: node
+            for node_id, node in self.nodes.items()
+            if node_id != self._own and not any(related(node, other) for other in taken)
+        }
         first = [n.node_id for n in self._neighbours if n.up]
-        exits = [n.node_id for n in others.values() if n.exit and self._exit in (None, n.node_id)]
-        found = list(paths(others, first, self._hops, exits))
+        wanted = self._bound or self._exit
+        exits = [n.node_id for n in nodes.values() if n.exit and wanted in (None, n.node_id)]
+        found = list(paths(nodes, first, self._hops, exits))
         if not found:
-            self.trouble = self._why_no_path(first, exits)
+            if not self.routes:
+                self.trouble = self._why_no_path(first, exits)
             return None
         fresh = [path for path in found if tuple(n.node_id for n in path) not in self._failed]
         if not fresh:
@@ -149,19 +197,26 @@ class CircuitKeeper:
     def _step(self, text: str) -> None:
         self.on_step(text)
 
-    def _ready(self, _handle: int) -> None:
-        self.state = CircuitState.UP
+    def _ready(self, handle: int) -> None:
         self.trouble = ""
         self._failed.clear()
-        self.on_step("circuit open")
+        route = next(route for route in self.routes if route.handle == handle)
+        self._bound = route.path[-1].node_id
+        opened = sum(route.state is RouteState.OPEN for route in self.routes)
+        self.on_step(
+            f"circuit open, {opened} of {self._wanted} routes" if self._wanted > 1 else "circuit open"
+        )
+        if opened < self._wanted:
+            self._next_try = AT_ONCE
 
-    def _dead(self, reason: Reason) -> None:
-        route, self.route = self.route, None
-        if self.state is CircuitState.DOWN or route is None:
-            return
-        self.state = CircuitState.CONNECTING
+    def _dead(self, handle: int, reason: Reason) -> None:
+        route = next((route for route in self.routes if route.handle == handle), None)
+        if route is None:
+            return  # let go of on purpose
+        self.routes.remove(route)
+        self._died = True
         self._failed_on(route.path, reason)
-        self._next_try = _AS_SOON_AS_ALLOWED
+        self._next_try = AT_ONCE
 
     def _failed_on(self, path: Sequence[KnownNode], reason: Reason) -> None:
         self._failed.add(tuple(node.node_id for node in path))

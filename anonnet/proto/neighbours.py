@@ -32,6 +32,7 @@ class Host(Protocol):
 
     node_id: NodeId
     random: Callable[[int], bytes]
+    now: int  # monotonic ns, of what is being handled
 
     def order(self, order: Order) -> None:
         """Tell the data plane."""

@@ -19,7 +19,7 @@ from anonnet.ids import NodeId
 from anonnet.proto import orders as o
 from anonnet.proto.budget import LinkBudget
 from anonnet.proto.caller import Caller
-from anonnet.proto.exits import ExitPool
+from anonnet.proto.exits import ExitCircuits
 from anonnet.proto.keeper import CircuitKeeper
 from anonnet.proto.link import Link, LinkPeer, LinkState, Surroundings
 from anonnet.proto.neighbours import Neighbour, Neighbours
@@ -47,7 +47,7 @@ class Node:
     """Control core of one node."""
 
     def __init__(
-        self, identity: Identity, suite: Suite, nodes: Mapping[NodeId, KnownNode], exits: ExitPool | None,
+        self, identity: Identity, suite: Suite, nodes: Mapping[NodeId, KnownNode], exits: ExitCircuits | None,
         random: Callable[[int], bytes], timestamp: Callable[[], bytes], guard: TimestampGuard,
         share: float = 1.0,
     ) -> None:  # fmt: skip
@@ -57,7 +57,7 @@ class Node:
         self.stats: o.Stats | None = None
         self.guard_changed = False
         self._identity = identity
-        self._now = 0
+        self.now = 0
         self._orders: list[o.Order] = []
         self._handles = 0
         self._indices: dict[int, list[int]] = {}  # link -> receiver indices it may still be called by
@@ -70,7 +70,9 @@ class Node:
         self.neighbours = Neighbours(self.node_id, random)
         self.relay = Relay(self, suite, identity.onion, self.neighbours, exits)
         self.caller = Caller(self, suite, self.neighbours)
-        self.keeper = CircuitKeeper(self.node_id, nodes, self.neighbours, self.caller, random, share)
+        self.keeper = CircuitKeeper(
+            self.node_id, nodes, self.neighbours, self.caller, random, self.order, share
+        )
         self._around = Surroundings(
             self.node_id, suite, identity.link, random, timestamp, self._new_index, self.order,
             self._on_up, self._on_down, self._on_message,
@@ -90,7 +92,7 @@ class Node:
     def say(self, link: int, message: control.ControlMessage) -> None:
         """Send a control message to a neighbour; one that cannot take it is as good as dead."""
         self.links[link].send(message)
-        self.links[link].transmit(self._now)
+        self.links[link].transmit(self.now)
 
     def new_route(self) -> int:
         """Give out a route handle."""
@@ -131,28 +133,28 @@ class Node:
     def _on_message(self, link: int, message: control.ControlMessage) -> None:
         route_id = getattr(message, "route", None)
         if route_id is not None and self.caller.owns(link, route_id):
-            self.caller.on_message(link, message, self._now)
+            self.caller.on_message(link, message, self.now)
         else:
-            self.relay.on_message(link, message, self._now)
+            self.relay.on_message(link, message, self.now)
 
     # -- reports ----------------------------------------------------------------------------------
 
     def on_report(self, report: o.Report, now: int) -> None:
         """Take in what the data plane saw."""
-        self._now = now
+        self.now = now
         match report:
             case o.ControlSeen(link, frame):
                 self.links[link].on_frame(frame, now)
                 self.links[link].transmit(now)
             case o.SignalSeen(route, hop, frame):
-                if route in self.caller.routes:
-                    self.caller.on_frame(route, hop, frame, now)
-                else:
-                    self.relay.on_frame(route, frame, now)
+                self._on_signal(route, hop, frame)
             case o.Joined(route, backward_shift):
                 self.relay.on_joined(route, backward_shift, now)
             case o.HandshakeSeen(source, datagram):
                 self._on_handshake(source, datagram, now)
+            case o.RouteGone(route):
+                self.caller.end(route, Reason.GAPS)
+                self.relay.end(route, Reason.GAPS)
             case o.Confirmed(link):
                 self.links[link].on_confirmed(now)
                 self.links[link].transmit(now)
@@ -164,6 +166,12 @@ class Node:
                     self.links[stats.link].on_heard(stats.last_received, now)
             case _:
                 pass
+
+    def _on_signal(self, route: int, hop: int, frame: bytes) -> None:
+        if route in self.caller.routes:
+            self.caller.on_frame(route, hop, frame, self.now)
+        else:
+            self.relay.on_frame(route, frame, self.now)
 
     def _on_handshake(self, source: o.Endpoint, datagram: bytes, now: int) -> None:
         """Nothing here is authenticated: the gate first, then the macs, then the handshake itself."""
@@ -236,7 +244,7 @@ class Node:
 
     def on_deadline(self, now: int) -> None:
         """Let every machine do what its time has come for."""
-        self._now = now
+        self.now = now
         for link in self.links.values():
             if link.wants_open(now):
                 self._open(link, now)
@@ -247,7 +255,7 @@ class Node:
 
     def stop(self, now: int) -> None:
         """Say goodbye to every neighbour and give up every route."""
-        self._now = now
+        self.now = now
         self.keeper.drop()
         for handle in list(self.relay.routes):
             self.relay.end(handle, Reason.STOPPING)

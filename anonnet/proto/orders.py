@@ -138,12 +138,21 @@ class SendSignal(Order, frozen=True):
 
 
 class OpenCircuit(Order, frozen=True):
-    """Bind a route to a circuit. At the exit, pool addresses (packed) say which packets are its."""
+    """Bind a route to a circuit, made if it is new: data that comes over the route is taken in.
+
+    At the exit, pool addresses (packed) say which packets are the circuit's.
+    """
 
     route: int
     circuit: int
     pool4: bytes = b""
     pool6: bytes = b""
+
+
+class UseRoute(Order, frozen=True):
+    """The other end has joined the route to the circuit too: its slots may carry data from now on."""
+
+    route: int
 
 
 class CloseCircuit(Order, frozen=True):
@@ -176,8 +185,8 @@ class Stop(Order, frozen=True):
 
 AnyOrder = (
     AddLink | SetSession | DropSession | RemoveLink | SendControl | SendHandshake | AddRelayRoute
-    | ExtendRelayRoute | AddCallerRoute | AddHop | SendSignal | OpenCircuit | CloseCircuit | RemoveRoute
-    | AttachTun | DetachTun | Stop
+    | ExtendRelayRoute | AddCallerRoute | AddHop | SendSignal | OpenCircuit | UseRoute | CloseCircuit
+    | RemoveRoute | AttachTun | DetachTun | Stop
 )  # fmt: skip
 
 
@@ -227,6 +236,12 @@ class Joined(Report, frozen=True):
     backward_shift: int
 
 
+class RouteGone(Report, frozen=True):
+    """Too many cells of a route are missing at its end: for too long a run, or too large a share."""
+
+    route: int
+
+
 class LinkStats(msgspec.Struct, frozen=True):
     """Counters of a link since its start, in cells, ticks and nanoseconds."""
 
@@ -265,4 +280,4 @@ class Fault(Report, frozen=True):
     text: str
 
 
-AnyReport = HandshakeSeen | ControlSeen | SignalSeen | Confirmed | Roamed | Joined | Stats | Fault
+AnyReport = HandshakeSeen | ControlSeen | SignalSeen | Confirmed | Roamed | Joined | RouteGone | Stats | Fault

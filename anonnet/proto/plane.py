@@ -20,6 +20,7 @@ from cryptography.exceptions import InvalidTag
 from anonnet.errors import Malformed
 from anonnet.proto import orders as o
 from anonnet.proto.circuit import Circuit
+from anonnet.proto.health import Health
 from anonnet.proto.hops import CallerRoute, HopRoute, Scratch
 from anonnet.proto.inbox import STRIDE, Inbox
 from anonnet.proto.lane import Lane, PlaneLink
@@ -149,6 +150,9 @@ class Plane:
                 link.skipped += skipped
         for circuit in self._circuits.values():
             circuit.on_deadline(now)
+        for handle, route in self._routes.items():
+            if route.health is not None and route.health.check(now):
+                self.reports.append(o.RouteGone(handle))
         if now >= self._next_stats:
             self._next_stats = now + STATS_NS
             self.reports.append(self._stats(now))
@@ -291,18 +295,27 @@ class Plane:
         route = self._routes[order.route]
         link = self._lanes_of[order.route][0][0]
         caller = isinstance(route, CallerRoute)
-        rate = route.rates[0 if caller else 1] / 1000
-        if caller:
+        circuit = self._circuits.get(order.circuit)
+        if circuit is not None and circuit.format is not link.format:
+            raise Malformed("a circuit's routes must all carry one format")
+        if circuit is None and caller:
             clean, check = self._normaliser.outward, self._normaliser.inward
-            deliver = self.to_tun["caller"].append
-            circuit = Circuit(order.circuit, link.format, rate, clean, check, deliver)
+            circuit = Circuit(order.circuit, link.format, clean, check, self.to_tun["caller"].append)
             self._caller_circuit = circuit
-        else:
+        elif circuit is None:
             rewriter = Rewriter(order.pool4, order.pool6)
-            circuit = Circuit(order.circuit, link.format, rate, rewriter.inward, rewriter.outward,
+            circuit = Circuit(order.circuit, link.format, rewriter.inward, rewriter.outward,
                               self.to_tun["exit"].append)  # fmt: skip
             self._by_pool[order.pool4] = self._by_pool[order.pool6] = circuit
         self._circuits[order.circuit] = route.circuit = circuit
+
+    def _on_UseRoute(self, order: o.UseRoute) -> None:  # noqa: N802
+        route = self._routes[order.route]
+        if route.circuit is None:
+            raise Malformed("a route that belongs to no circuit")
+        outgoing, incoming = route.rates if isinstance(route, CallerRoute) else reversed(route.rates)
+        route.circuit.resize(order.route, outgoing / 1000)
+        route.health = Health(incoming, self._now)
 
     def _on_CloseCircuit(self, order: o.CloseCircuit) -> None:  # noqa: N802
         circuit = self._circuits.pop(order.circuit)
@@ -315,7 +328,9 @@ class Plane:
             self._caller_circuit = None
 
     def _on_RemoveRoute(self, order: o.RemoveRoute) -> None:  # noqa: N802
-        del self._routes[order.route]
+        route = self._routes.pop(order.route)
+        if route.circuit is not None and route.health is not None:
+            route.circuit.resize(order.route, 0)
         for link, lane, route_id in self._lanes_of.pop(order.route, []):
             link.routes.pop(route_id, None)
             if lane in link.lanes:

@@ -28,7 +28,7 @@ from anonnet.crypto.suite import Suite
 from anonnet.errors import PeerFault
 from anonnet.ids import RouteId
 from anonnet.proto import orders as o
-from anonnet.proto.exits import ExitPool
+from anonnet.proto.exits import ExitCircuits
 from anonnet.proto.neighbours import Host, Neighbour, Neighbours
 from anonnet.proto.stream import Stream
 from anonnet.wire import control, signal
@@ -67,7 +67,7 @@ class Relay:
     """All routes of others at this node."""
 
     def __init__(self, host: Host, suite: Suite, onion: X25519PrivateKey, neighbours: Neighbours,
-                 exits: ExitPool | None) -> None:  # fmt: skip
+                 exits: ExitCircuits | None) -> None:  # fmt: skip
         self.routes: dict[int, HopRoute] = {}
         self._host = host
         self._suite = suite
@@ -89,6 +89,8 @@ class Relay:
         due = [at for route in self.routes.values() if (at := route.stream.next_deadline()) is not None]
         if self._batch_at is not None:
             due.append(self._batch_at)
+        if self._exits is not None and (at := self._exits.next_deadline()) is not None:
+            due.append(at)
         return min(due, default=None)
 
     def on_deadline(self, now: int) -> None:
@@ -99,6 +101,8 @@ class Relay:
                 act(now)
         for route in list(self.routes.values()):
             self._transmit(route, now)
+        for circuit in self._exits.expired(now) if self._exits is not None else ():
+            self._host.order(o.CloseCircuit(circuit))
 
     # -- link control messages --------------------------------------------------------------------
 
@@ -190,8 +194,10 @@ class Relay:
 
     def _on_signal(self, route: HopRoute, message: signal.SignalMessage, now: int) -> None:
         match message:
-            case signal.Open():
-                self._open(route, now)
+            case signal.Open(secret):
+                self._open(route, secret, now)
+            case signal.Joined() if route.state is HopState.EXIT:
+                self._host.order(o.UseRoute(route.handle))
             case signal.Echo(token):
                 self._signal(route, signal.EchoReply(token), now)
             case signal.End(reason):
@@ -232,14 +238,18 @@ class Relay:
             self._signal(route, signal.Extended(backward_shift, route.reply), now)
             route.reply = b""
 
-    def _open(self, route: HopRoute, now: int) -> None:
-        addresses = self._exits.take(route.handle) if self._exits is not None else None
-        if route.state is not HopState.END or addresses is None:
-            reason = Reason.NOT_EXIT if self._exits is None else Reason.OVERLOAD
-            self._signal(route, signal.OpenRefused(reason), now)
+    def _open(self, route: HopRoute, secret: bytes, now: int) -> None:
+        if route.state is not HopState.END:
+            raise PeerFault("a route is opened once, at its end")
+        if self._exits is None:
+            self._signal(route, signal.OpenRefused(Reason.NOT_EXIT), now)
+            return
+        circuit = self._exits.join(secret, route.handle, self._host.new_route())
+        if circuit is None:
+            self._signal(route, signal.OpenRefused(Reason.OVERLOAD), now)
             return
         route.state = HopState.EXIT
-        self._host.order(o.OpenCircuit(route.handle, route.handle, *addresses))
+        self._host.order(o.OpenCircuit(route.handle, circuit.handle, circuit.pool4, circuit.pool6))
         self._signal(route, signal.Opened(), now)
 
     def _signal(self, route: HopRoute, message: signal.SignalMessage, now: int) -> None:
@@ -259,8 +269,7 @@ class Relay:
         if route is None:
             return
         if route.state is HopState.EXIT and self._exits is not None:
-            self._exits.give_back(route.handle)
-            self._host.order(o.CloseCircuit(route.handle))
+            self._exits.leave(route.handle, self._host.now)
         self._host.order(o.RemoveRoute(route.handle))
         sides = [(route.towards, route.towards_id)]
         if route.onward is not None and route.onward_id is not None:

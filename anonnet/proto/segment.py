@@ -27,7 +27,7 @@ class Segmenter:
 
     def __init__(self, content_len: int, limit_bytes: int) -> None:
         self._content_len = content_len
-        self._limit = limit_bytes
+        self.limit = limit_bytes
         self._queue: deque[bytes] = deque()  # packets, each after its length
         self._head = b""  # the one being sent, and how much of it has gone
         self._head_at = 0
@@ -44,7 +44,7 @@ class Segmenter:
     def push(self, packet: bytes | bytearray | memoryview) -> bool:
         """Queue a packet; False if it is dropped: the queue is full, or no packet has that length."""
         size = len(packet)
-        if not 0 < size <= MAX_PACKET or self.backlog + size > self._limit:
+        if not 0 < size <= MAX_PACKET or self.backlog + size > self.limit:
             self.dropped += 1
             return False
         self._queue.append(size.to_bytes(LENGTH_LEN, "big") + packet)

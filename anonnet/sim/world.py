@@ -23,7 +23,7 @@ from anonnet.crypto.keys import NodeKeys
 from anonnet.crypto.suite import ANONNET_2026
 from anonnet.ids import NodeId
 from anonnet.proto import orders as o
-from anonnet.proto.exits import ExitPool
+from anonnet.proto.exits import ExitCircuits
 from anonnet.proto.inbox import STRIDE, Inbox
 from anonnet.proto.lane import PlaneLink
 from anonnet.proto.link import LinkPeer
@@ -190,7 +190,8 @@ class SimNode:
         def draw(purpose: str) -> Callable[[int], bytes]:
             return self.world.stream(f"{self.name} {self._lives} {purpose}").randbytes
 
-        pool = ExitPool(IPv4Network("100.127.0.0/16"), IPv6Network("fd00::/64")) if self._is_exit else None
+        exits = ExitCircuits(IPv4Network("100.127.0.0/16"), IPv6Network("fd00::/64"))
+        pool = exits if self._is_exit else None
         identity = Identity(self.keys.node_id, self.keys.link, self.keys.link_public, self.keys.onion)
         self.plane = self._plane(self.world.now, draw("plane"), schedule_random=draw("schedule"))
         self.core = Node(identity, ANONNET_2026, self._known, pool, draw("core"),

@@ -76,10 +76,8 @@ class EchoReply:
 
 
 @dataclass(frozen=True, slots=True)
-class Truncated:
-    """A hop to the caller: the part of the route beyond this hop died."""
-
-    reason: Annotated[Reason, REASON]
+class Joined:
+    """The caller to the exit: OPENED has come, so data may use the route (third leg of the join)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +88,7 @@ class End:
 
 
 SignalMessage: TypeAlias = (
-    Extend | Extended | ExtendRefused | Open | Opened | OpenRefused | Echo | EchoReply | Truncated | End
+    Extend | Extended | ExtendRefused | Open | Opened | OpenRefused | Echo | EchoReply | Joined | End
 )
 
 _CODEC: Final[Codec[SignalMessage]] = Codec(
@@ -103,7 +101,7 @@ _CODEC: Final[Codec[SignalMessage]] = Codec(
         6: OpenRefused,
         7: Echo,
         8: EchoReply,
-        9: Truncated,
+        9: Joined,
         10: End,
     }
 )

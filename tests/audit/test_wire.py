@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from anonnet.audit.pcap import Trace
-from anonnet.audit.picture import picture, strip
+from anonnet.audit.picture import WIDTH, picture, strip
 from anonnet.audit.wire import compare, is_link, never_meet, nothing_else, per_tick, stream
 
 TICK = 4_954_219  # ns: t3's, not a round number
@@ -93,8 +93,23 @@ def test_hosts_that_meet_are_found_in_either_direction() -> None:
     assert never_meet(met, ["100.64.0.2"], ["100.70.0.2"]).held
 
 
+def test_ticks_in_which_the_machine_stood_still_are_left_out_and_only_those() -> None:
+    late = arrivals(200)
+    held = slice(50 * CELLS, 52 * CELLS)
+    late[held] = np.maximum(late[held], late[52 * CELLS] - 1)  # two batches come with the third
+    seen = stream(trace(late), TICK)
+    assert seen.exact(CELLS) < 1
+    stall = (50 * TICK - 1000, 52 * TICK)
+    spared = seen.without([stall])
+    assert spared.exact(CELLS) == 1
+    assert 3 <= len(seen.counts) - len(spared.counts) <= 6
+    assert (
+        seen.without([(50 * TICK, 50 * TICK + TICK // 4)]).histogram == seen.histogram
+    )  # too short to matter
+
+
 def test_the_picture_of_a_constant_rate_is_an_even_band() -> None:
-    assert strip(np.full(200, CELLS), CELLS) == "▄" * 32
+    assert strip(np.full(200, CELLS), CELLS) == "▄" * WIDTH
     assert strip(np.array([0, CELLS, 2 * CELLS, 9 * CELLS]), CELLS) == " ▄██"
     assert "▁" in strip(np.array([1] + [0] * 63), CELLS)
 

@@ -42,7 +42,7 @@ def links_up(world: World) -> bool:
 def up(world: World, hops: int = 3, wait: int = 60 * SECOND) -> None:
     """Open the caller's circuit."""
     caller = world.nodes["caller"]
-    caller.core.keeper.want(None, hops, world.now)
+    caller.core.keeper.want(None, hops, 1, world.now)
     caller.wake()
     assert world.run(wait, lambda: caller.core.keeper.state is CircuitState.UP), caller.core.keeper.trouble
 
