@@ -7,6 +7,7 @@ simulator with lists. Nothing here allocates per datagram.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from anonnet.proto.orders import Endpoint
 from anonnet.spec import FORMATS, HEADER_LEN, Format
@@ -14,15 +15,20 @@ from anonnet.spec import FORMATS, HEADER_LEN, Format
 STRIDE = 2048  # bytes per received datagram: the longest, with any IP header
 
 
-class FormatViews:
+class FormatViews(NamedTuple):
     """Views of every row of an inbox as a datagram of one format."""
 
-    __slots__ = ("nonces", "sealed")
+    nonces: list[memoryview]
+    sealed: list[memoryview]
 
-    def __init__(self, memory: memoryview, count: int, offset: int, fmt: Format) -> None:
+    @classmethod
+    def cut(cls, memory: memoryview, count: int, offset: int, fmt: Format) -> FormatViews:
+        """Cut them for `count` rows, whose datagrams begin `offset` bytes into each."""
         starts = range(offset, count * STRIDE, STRIDE)
-        self.nonces = [memory[at : at + HEADER_LEN] for at in starts]
-        self.sealed = [memory[at + HEADER_LEN : at + fmt.datagram_len] for at in starts]
+        return cls(
+            [memory[at : at + HEADER_LEN] for at in starts],
+            [memory[at + HEADER_LEN : at + fmt.datagram_len] for at in starts],
+        )
 
 
 class Inbox:
@@ -32,7 +38,9 @@ class Inbox:
         self.count = count
         self.offset = offset
         self.memory = memoryview(bytearray(count * STRIDE))
-        self.views = {f.datagram_len: FormatViews(self.memory, count, offset, f) for f in FORMATS.values()}
+        self.views = {
+            f.datagram_len: FormatViews.cut(self.memory, count, offset, f) for f in FORMATS.values()
+        }
         self.lengths: Sequence[int] = ()
         self.source = source
 

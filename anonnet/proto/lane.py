@@ -24,6 +24,8 @@ from anonnet.wire.datagram import HEADER, word
 MAX_CONTROL: Final = 1024  # queued control cells of a link
 KEPT_SESSIONS: Final = 3  # receive keys kept: the newest, the one in use, one for stragglers
 
+_header: Final = HEADER.pack_into
+
 Receive = Callable[[int, CellRow, int], None]  # slot, row, now
 Take = Callable[[int], CellRow | None]  # tick -> row, or None to leave the slot to others
 
@@ -43,20 +45,20 @@ class Lane:
 class ReceiveSession:
     """Keys and replay window for what a neighbour sends us under one receiver index."""
 
-    __slots__ = ("confirms", "highest", "link", "open", "received", "window")
+    __slots__ = ("confirms", "length", "link", "open", "received", "window")
 
     def __init__(self, link: PlaneLink, key: bytes, confirms: bool) -> None:
         self.link = link
+        self.length = link.format.datagram_len
         self.open = AESGCM(key).decrypt_into
         self.window = ReplayWindow()
         self.confirms = confirms  # its first datagram tells that the neighbour has the new keys
-        self.highest = -1
         self.received = 0
 
     @property
     def missing(self) -> int:
-        """Datagrams below the highest counter seen that did not come."""
-        return self.highest + 1 - self.received
+        """Datagrams below the greatest counter seen that did not come."""
+        return self.window.greatest + 1 - self.received
 
 
 class PlaneLink:
@@ -80,7 +82,8 @@ class PlaneLink:
         self._word = 0
         self._counter = 0
         self._pending: tuple[bytes, int] | None = None
-        self.sent = self.received = self.missed = self.late = self.skipped = self.forged = 0
+        self.sent = self.late = self.skipped = self.forged = 0
+        self.received = self.missed = 0  # by sessions that are no more
         self.last_received = 0
         self.send_error = 0  # errno of the last emission, 0 if all went out
 
@@ -93,7 +96,7 @@ class PlaneLink:
                     confirm: bool) -> None:  # fmt: skip
         """Take fresh keys; with `confirm`, send on the old ones until the peer shows it has the new."""
         while len(self.sessions) >= KEPT_SESSIONS:
-            self.missed += self.sessions.pop(next(iter(self.sessions))).missing
+            self._retire(self.sessions.pop(next(iter(self.sessions))))
         self.sessions[word(DatagramType.DATA, local_index)] = ReceiveSession(self, receive_key, True)
         self._pending = (send_key, remote_index)
         if not confirm or self._seal is None:
@@ -112,11 +115,16 @@ class PlaneLink:
         """Forget keys, routes and everything queued: the neighbour is gone."""
         self._seal = None
         self._pending = None
-        self.missed += sum(session.missing for session in self.sessions.values())
+        for session in self.sessions.values():
+            self._retire(session)
         self.sessions.clear()
         self.lanes.clear()
         self.routes.clear()
         self.control.clear()
+
+    def _retire(self, session: ReceiveSession) -> None:
+        self.received += session.received
+        self.missed += session.missing
 
     def prepare(self) -> None:
         """Fill the outbox for the beat's next tick: lanes, control, nulls; sealed and ready."""
@@ -128,9 +136,7 @@ class PlaneLink:
         if self._seal is None:
             self.ready = position
             return
-        seal, header, sealed, nonces, views = (
-            self._seal, HEADER.pack_into, outbox.sealed, outbox.nonces, outbox.views
-        )  # fmt: skip
+        seal, sealed, nonces, start = self._seal, outbox.sealed, outbox.nonces, self._word
         tick = self.beat.tick
         counter = self._counter
         for lane in self.lanes:
@@ -141,13 +147,15 @@ class PlaneLink:
                 row = lane.take(tick)
                 if row is None:
                     break
-                header(views[position], 0, self._word, counter)
-                seal(nonces[position], row.cell, None, sealed[position])
+                nonce = nonces[position]
+                _header(nonce, 0, start, counter)
+                seal(nonce, row.cell, None, sealed[position])
                 counter += 1
                 position += 1
         while position < outbox.count:
-            header(views[position], 0, self._word, counter)
-            seal(nonces[position], self._control_cell(), None, sealed[position])
+            nonce = nonces[position]
+            _header(nonce, 0, start, counter)
+            seal(nonce, self._control_cell(), None, sealed[position])
             counter += 1
             position += 1
         self._counter = counter
@@ -166,6 +174,7 @@ class PlaneLink:
 
     def stats(self) -> LinkStats:
         """Counters since the link began."""
+        received = self.received + sum(session.received for session in self.sessions.values())
         missed = self.missed + sum(session.missing for session in self.sessions.values())
-        return LinkStats(self.handle, self.sent, self.received, missed, self.late, self.skipped,
+        return LinkStats(self.handle, self.sent, received, missed, self.late, self.skipped,
                          self.forged, self.last_received)  # fmt: skip

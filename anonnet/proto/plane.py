@@ -22,8 +22,8 @@ from anonnet.proto import orders as o
 from anonnet.proto.circuit import Circuit
 from anonnet.proto.health import Health
 from anonnet.proto.hops import CallerRoute, HopRoute, Scratch
-from anonnet.proto.inbox import STRIDE, Inbox
-from anonnet.proto.lane import Lane, PlaneLink
+from anonnet.proto.inbox import Inbox
+from anonnet.proto.lane import Lane, PlaneLink, ReceiveSession
 from anonnet.proto.normalise import Normaliser
 from anonnet.proto.pacer import Beat
 from anonnet.proto.rewrite import Rewriter, destination
@@ -33,6 +33,8 @@ from anonnet.wire.datagram import HEADER
 
 MAX_REPORTS: Final = 4096  # beyond this, handshakes from strangers are dropped unread
 STATS_NS: Final = 500_000_000
+_header: Final = HEADER.unpack
+_cell_header: Final = CELL_HEADER.unpack_from
 
 
 class Plane:
@@ -55,7 +57,7 @@ class Plane:
         self._randomised = randomised
         self._now = now
         self._next_stats = now + STATS_NS
-        self._sessions: dict[int, PlaneLink] = {}
+        self._sessions: dict[int, ReceiveSession] = {}
         self._routes: dict[int, HopRoute | CallerRoute] = {}
         self._lanes_of: dict[int, list[tuple[PlaneLink, Lane, int]]] = {}
         self._circuits: dict[int, Circuit] = {}
@@ -71,36 +73,35 @@ class Plane:
 
     def receive(self, inbox: Inbox, now: int) -> None:
         """Open and switch every datagram of an inbox; what is forged or unknown is counted, not answered."""
-        memory, offset, sessions = inbox.memory, inbox.offset, self._sessions
+        sessions = self._sessions
         checked: PlaneLink | None = None
+        usual = 0  # length of the last datagram; nearly all of a burst have the same
         self._now = now
         for index, length in enumerate(inbox.lengths):
-            views = inbox.views.get(length)
-            if views is None:
-                self.unknown += 1
-                continue
-            start, counter = HEADER.unpack_from(memory, offset + index * STRIDE)
-            link = sessions.get(start)
-            if link is None or length != link.format.datagram_len:
+            if length != usual:
+                if length not in inbox.views:
+                    self.unknown += 1
+                    continue
+                usual, nonces, sealed, row = length, *inbox.views[length], self._plain[length]
+            nonce = nonces[index]
+            start, counter = _header(nonce)
+            session = sessions.get(start)
+            if session is None or length != session.length:
                 self._stranger(inbox, index, start)
                 continue
-            session = link.sessions[start]
-            row = self._plain[length]
             try:
-                session.open(views.nonces[index], views.sealed[index], None, row.cell)
+                session.open(nonce, sealed[index], None, row.cell)
             except InvalidTag:
-                link.forged += 1
+                session.link.forged += 1
                 continue
             if not session.window.accept(counter):
                 continue
             session.received += 1
-            if counter > session.highest:
-                session.highest = counter
-                if link is not checked:  # once a burst: addresses, keys and the time of life
-                    checked = link
-                    self._heard(link, session, inbox.source(index), now)
-            link.received += 1
-            route_id, slot = CELL_HEADER.unpack_from(row.cell)
+            link = session.link
+            if link is not checked and counter == session.window.greatest:
+                checked = link  # once a burst: addresses, keys and the time of life
+                self._heard(link, session, inbox.source(index), now)
+            route_id, slot = _cell_header(row.cell)
             if route_id == ROUTE_NULL:
                 continue
             if route_id == ROUTE_CONTROL:
@@ -221,7 +222,7 @@ class Plane:
         if order.endpoint is not None:
             link.endpoint = order.endpoint
         self._forget_sessions(link)
-        self._sessions.update(dict.fromkeys(link.sessions, link))
+        self._sessions.update(link.sessions)
 
     def _on_DropSession(self, order: o.DropSession) -> None:  # noqa: N802
         link = self.links[order.link]
@@ -229,7 +230,7 @@ class Plane:
         self._forget_sessions(link)
 
     def _forget_sessions(self, link: PlaneLink) -> None:
-        for start in [start for start, owner in self._sessions.items() if owner is link]:
+        for start in [start for start, session in self._sessions.items() if session.link is link]:
             del self._sessions[start]
 
     def _on_SendControl(self, order: o.SendControl) -> None:  # noqa: N802
