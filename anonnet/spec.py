@@ -81,8 +81,11 @@ class Kind(IntEnum):
     NULL = 0
     SIGNAL = 1
     DATA = 2
+    GROUPED = 3  # data in a group that parity protects: the last PARITY_HEAD_LEN bytes of content are unused
+    PARITY = 4
 
 
+PARITY_HEAD_LEN: Final = 2  # of a data cell's payload header that parity covers beside the content
 NO_FIRST: Final = 0xFFF  # payload header: no packet starts in this cell
 
 # -- section 7: inner addresses -------------------------------------------------------------------

@@ -102,6 +102,7 @@ new_connections_per_second = 100
 tun = "anonnet0"
 hops = 3                         # relays and exit of a route
 routes = 1                       # of a circuit, through different relays to one exit
+redundancy = "stripe"            # or "mirror" (each cell over every route), or "2-of-n" (parity)
 exit = "auto"                    # or the id of one node
 share = 1.0                      # of the free slots of its links, for this host's circuit
 lan = []                         # ranges to be reached past the tunnel: ["192.168.1.0/24"]; off by default

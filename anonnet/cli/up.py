@@ -55,10 +55,12 @@ class Steps:
 @click.option("--exit", "exit_", help="Id of the exit, or auto.")
 @click.option("--hops", type=click.IntRange(1, 16), help="Relays and exit of a route.")
 @click.option("--routes", type=click.IntRange(1, 8), help="Routes of the circuit, through different relays.")
+@click.option("--redundancy", help="stripe, mirror, or 2-of-n over the routes.")
 @click.option("-v", "--verbose", is_flag=True, help="Show every change to this host.")
 def up(
-    config_path: Path, wait: float, exit_: str | None, hops: int | None, routes: int | None, verbose: bool
-) -> None:
+    config_path: Path, wait: float, exit_: str | None, hops: int | None, routes: int | None,
+    redundancy: str | None, verbose: bool,
+) -> None:  # fmt: skip
     """Carry all of this host's traffic through the network.
 
     Succeeds only when packets really pass through the circuit. If a step fails, everything is undone.
@@ -72,13 +74,14 @@ def up(
         raise OperatorError("this node is an exit, which forwards for others", hint)
     require_net_admin()
     deadline = time.monotonic() + wait
-    request = api.Up(exit_ if exit_ in (None, "auto") else find_node(peers, exit_), hops, routes, wait)
+    exit_id = exit_ if exit_ in (None, "auto") else find_node(peers, exit_)
+    request = api.Up(exit_id, hops, routes, redundancy, wait)
     client = Client(config.node.run_dir)
     steps = Steps()
 
     before = client.call(api.GetStatus(), api.Status)
     if before.state == "up" and all(in_place(config)):
-        if exit_ or hops or routes:
+        if exit_ or hops or routes or redundancy:
             before = client.call(request, api.Status, timeout=wait + GRACE)
         _check(config, steps, deadline)
         steps.did("already up", _through(before))

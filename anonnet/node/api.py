@@ -50,6 +50,7 @@ class Up(Struct, frozen=True, tag="up"):
     exit: str | None = None  # a node id, or "auto"
     hops: int | None = None
     routes: int | None = None
+    redundancy: str | None = None  # stripe, mirror or k-of-n
     wait: float = 60.0  # seconds until the daemon gives up
 
 

@@ -21,6 +21,7 @@ from anonnet.errors import ConfigError, Malformed, OperatorError
 from anonnet.ids import parse_node_id
 from anonnet.node.address import parse_address
 from anonnet.proto.profile import parse_profile
+from anonnet.proto.redundancy import parse_redundancy
 from anonnet.spec import IP_PROTOCOL, UDP_PORT
 from anonnet.wire.descriptor import MAX_ADDRESSES, MAX_NAME_LEN, Address
 
@@ -104,6 +105,7 @@ class CallerSection(_Section, frozen=True):
     tun: Interface = "anonnet0"
     hops: Annotated[int, Meta(ge=1, le=16)] = 3
     routes: Annotated[int, Meta(ge=1, le=8)] = 1
+    redundancy: str = "stripe"
     exit: str = "auto"
     share: Annotated[float, Meta(gt=0, le=1)] = 1.0  # of a link's free slots, for the circuit
     lan: tuple[str, ...] = ()
@@ -229,6 +231,7 @@ def _texts(config: Config) -> Iterator[tuple[str, Callable[[str], object], str]]
     yield "exit.pool6", IPv6Network, exit_.pool6
     if exit_.resolver != "auto":
         yield "exit.resolver", ip_address, exit_.resolver
+    yield "caller.redundancy", parse_redundancy, caller.redundancy
     if caller.exit != "auto":
         yield "caller.exit", parse_node_id, caller.exit
     for index, peer in enumerate(config.peers):

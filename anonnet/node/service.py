@@ -18,6 +18,7 @@ from anonnet.node import api, report
 from anonnet.node.control import Control
 from anonnet.node.probe import Probe
 from anonnet.proto.keeper import CircuitState
+from anonnet.proto.redundancy import parse_redundancy
 
 MAX_FDS: Final = 4
 REQUEST_SECONDS: Final = 10  # whoever connects and says nothing is let go
@@ -127,7 +128,9 @@ class Service:
         exit_id: NodeId | None = None if wish == "auto" else report.find(control, wish)
         keeper.on_step = say
         caller = control.config.caller
-        keeper.want(exit_id, request.hops or caller.hops, request.routes or caller.routes, control.now())
+        redundancy = parse_redundancy(request.redundancy or caller.redundancy)
+        hops, routes = request.hops or caller.hops, request.routes or caller.routes
+        keeper.want(exit_id, hops, routes, control.now(), redundancy)
         control.settle()
         try:
             async with asyncio.timeout(request.wait):

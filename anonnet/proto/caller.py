@@ -21,6 +21,7 @@ from anonnet.ids import RouteId, short
 from anonnet.proto import orders as o
 from anonnet.proto.neighbours import Host, Neighbour, Neighbours
 from anonnet.proto.path import KnownNode
+from anonnet.proto.redundancy import STRIPE, Redundancy
 from anonnet.proto.stream import Stream
 from anonnet.wire import control, signal
 from anonnet.wire.control import Reason
@@ -59,6 +60,7 @@ class Wish:
 
     handle: int
     secret: bytes
+    redundancy: Redundancy = STRIPE
 
 
 class OwnRoute:
@@ -178,6 +180,19 @@ class Caller:
         route.streams[hop].send(signal.encode(message))
         self._transmit(route, now)
 
+    def _arrange(self, route: OwnRoute, wish: Wish, hop: int, now: int) -> None:
+        """Send as wished, and ask the exit to: over each route, since any may be the only one."""
+        self._host.order(o.ArrangeCircuit(wish.handle, wish.redundancy.shares))
+        self.signal(route, hop, signal.Arrange(wish.redundancy.shares), now)
+
+    def rearrange(self, wish: Wish, now: int) -> None:
+        """Change the redundancy of an open circuit, without a break."""
+        for route in self.routes.values():
+            if route.circuit is not None and route.circuit.handle == wish.handle:
+                route.circuit = wish
+                if route.state is RouteState.OPEN:
+                    self._arrange(route, wish, len(route.streams) - 1, now)
+
     def _transmit(self, route: OwnRoute, now: int) -> None:
         for hop, stream in enumerate(route.streams):
             frames = stream.poll_transmit(now)
@@ -208,6 +223,8 @@ class Caller:
                 route.state = RouteState.OPEN
                 self._host.order(o.UseRoute(route.handle))
                 self.signal(route, hop, signal.Joined(), now)
+                if route.circuit is not None:
+                    self._arrange(route, route.circuit, hop, now)
                 route.watcher.on_step("the exit opened the circuit")
                 route.watcher.on_ready(route.handle)
             case signal.OpenRefused(reason) if last and route.state is RouteState.OPENING:

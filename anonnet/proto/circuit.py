@@ -1,17 +1,20 @@
 """A circuit in the data plane: packets in one end, cells' payloads out of the other, and back.
 
-All routes of a circuit share its segmenter, each of their slots calling `fill`, so that data is striped over
-them as slots come due; and its reassembler, which orders by the circuit's own sequence numbers and never
-asks which route a cell took. Routes may come and go, and have different rates.
+All routes of a circuit share its segmenter; each of their slots calls `fill`, and proto.redundancy decides
+which cell it gets. They share its reassembler too, which orders by the circuit's own sequence numbers and
+never asks which route a cell took. Routes may come and go, and have different rates.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from anonnet.proto.redundancy import STRIPE, Coded, Mirror, Recovery, Redundancy, Sender, Stripe
 from anonnet.proto.segment import Reassembler, Segmenter
-from anonnet.spec import TUN_MTU, Format
+from anonnet.spec import TUN_MTU, Format, Kind
+from anonnet.wire.cell import CellRow
 
 QUEUE_NS: Final = 100_000_000  # packets wait at most about this long for their cells
 QUEUE_LEAST: Final = 4 * TUN_MTU  # bytes
@@ -35,13 +38,38 @@ class Circuit:
         self._prepare = prepare
         self._finish = finish
         self._deliver = deliver
-        self.fill = self._segmenter.fill
+        self._recovery = Recovery()
+        self._redundancy = STRIPE
+        self._sender: Sender = Stripe(self._segmenter)
+        self._left: deque[bytes] = deque()  # by a former sender
+
+    def arrange(self, redundancy: Redundancy) -> None:
+        """Send by another mode from the next cell on; nothing that waits is lost."""
+        if redundancy == self._redundancy:
+            return
+        self._left.extend(self._sender.unsent())
+        self._redundancy = redundancy
+        if redundancy.shares == 0:
+            self._sender = Stripe(self._segmenter)
+        elif redundancy.shares == 1:
+            self._sender = Mirror(self._segmenter)
+        else:
+            self._sender = Coded(self._segmenter, redundancy.shares)
+        self._sender.routes(sorted(self._rates))
+
+    def fill(self, route: int, row: CellRow) -> bool:
+        """Write what a route should carry next; False, with the row untouched, if nothing."""
+        if self._left:
+            row.payload[:] = self._left.popleft()
+            return True
+        return self._sender.fill(route, row)
 
     def resize(self, route: int, rate: float) -> None:
         """A route joins with so many outgoing cells per second, or leaves with 0: the queue follows."""
         self._rates[route] = rate
         if not rate:
             del self._rates[route]
+        self._sender.routes(sorted(self._rates))
         limit = int(sum(self._rates.values()) * self.format.content_len * QUEUE_NS / 1_000_000_000)
         self._segmenter.limit = max(limit, QUEUE_LEAST)
 
@@ -51,8 +79,14 @@ class Circuit:
             self.dropped += 1
 
     def receive(self, payload: memoryview, now: int) -> None:
-        """A DATA payload from the other end."""
-        self._hand_over(self._reassembler.receive(payload, now))
+        """A DATA, GROUPED or PARITY payload from the other end."""
+        if payload[0] >> 4 == Kind.PARITY:
+            found = self._recovery.on_parity(payload)
+        else:
+            self._hand_over(self._reassembler.receive(payload, now))
+            found = self._recovery.on_data(payload)
+        for recovered in found:
+            self._hand_over(self._reassembler.receive(memoryview(recovered), now))
 
     def on_deadline(self, now: int) -> None:
         """Give up waiting for cells that are overdue."""

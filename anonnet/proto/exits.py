@@ -57,6 +57,10 @@ class ExitCircuits:
         self._of_route[route] = circuit
         return circuit
 
+    def circuit_of(self, route: int) -> int:
+        """The handle of the circuit that a route has joined."""
+        return self._of_route[route].handle
+
     def leave(self, route: int, now: int) -> None:
         """A route has ended; its circuit waits for another."""
         circuit = self._of_route.pop(route, None)

@@ -148,7 +148,7 @@ class HopRoute:
         if self.health is not None:
             self.health.heard(now)
         kind = row.payload[0] >> 4
-        if kind == Kind.DATA:
+        if kind >= Kind.DATA:
             if self.circuit is not None:
                 self.circuit.receive(row.payload, now)
         elif kind == Kind.SIGNAL:
@@ -207,7 +207,7 @@ class HopRoute:
             else:
                 fresh = self._scratch.blank()
                 if self.health is not None and self.health.well and self.circuit is not None:
-                    self.circuit.fill(fresh)
+                    self.circuit.fill(self.handle, fresh)
                 row = self._own(slot, fresh)
         CELL_HEADER.pack_into(row.cell, 0, self.route_id, slot)
         return row
@@ -270,7 +270,7 @@ class CallerRoute:
         else:
             row = self._scratch.blank()
             if self.health is not None and self.health.well and self.circuit is not None:
-                self.circuit.fill(row)
+                self.circuit.fill(self.handle, row)
         for hop in reversed(self.hops[: target + 1]):
             hop.forward.decipher((slot + hop.forward_offset) & SLOT_MASK, row)
         CELL_HEADER.pack_into(row.cell, 0, self.route_id, slot)
@@ -287,7 +287,7 @@ class CallerRoute:
                 kind = PAYLOAD_HEADER.unpack_from(row.payload)[0] >> 12
                 if kind == Kind.SIGNAL:
                     self._reports.append(SignalSeen(self.handle, index, bytes(row.content)))
-                elif kind == Kind.DATA and self.circuit is not None and index == len(self.hops) - 1:
+                elif kind >= Kind.DATA and self.circuit is not None and index == len(self.hops) - 1:
                     self.circuit.receive(row.payload, now)
                 return
         self.unrecognised += 1

@@ -10,6 +10,7 @@ asks for half.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from enum import Enum
 from typing import Final
 
@@ -19,6 +20,7 @@ from anonnet.proto.caller import SECRET_LEN, Caller, OwnRoute, RouteState, Watch
 from anonnet.proto.neighbours import Neighbour, Neighbours
 from anonnet.proto.orders import CloseCircuit, Order
 from anonnet.proto.path import KnownNode, choose, paths, related
+from anonnet.proto.redundancy import STRIPE, Redundancy
 from anonnet.wire.control import Reason
 
 SECOND: Final = 1_000_000_000
@@ -77,18 +79,33 @@ class CircuitKeeper:
         opened = any(route.state is RouteState.OPEN for route in self.routes)
         return CircuitState.UP if opened else CircuitState.CONNECTING
 
-    def want(self, exit_id: NodeId | None, hops: int, routes: int, now: int) -> None:
+    def want(
+        self, exit_id: NodeId | None, hops: int, routes: int, now: int, redundancy: Redundancy = STRIPE
+    ) -> None:
         """Open a circuit of `routes` routes of `hops` hops to an exit (None: any) and keep it open."""
+        if self._wanted and (exit_id, hops) == (self._exit, self._hops):
+            if redundancy != self._circuit.redundancy:
+                self._circuit = replace(self._circuit, redundancy=redundancy)
+                self._caller.rearrange(self._circuit, now)
+            self._resize(routes, now)
+            return
         if self._wanted:
-            if (exit_id, hops, routes) == (self._exit, self._hops, self._wanted):
-                return
             self.drop()
+        self._circuit = replace(self._circuit, redundancy=redundancy)
         self._exit, self._hops, self._wanted = exit_id, hops, routes
         self._scale = 1
         self._failed.clear()
         self._retry_ns = FIRST_RETRY_NS
         self._renew()
         self._next_try = now
+
+    def _resize(self, routes: int, now: int) -> None:
+        """More or fewer routes for the circuit that there is."""
+        self._wanted = routes
+        while len(self.routes) > routes:
+            self._caller.end(self.routes.pop().handle, Reason.FINISHED)
+        if len(self.routes) < routes and self._next_try is None:
+            self._next_try = now
 
     def drop(self) -> None:
         """Close the circuit and want none."""
@@ -107,7 +124,8 @@ class CircuitKeeper:
     def _renew(self) -> None:
         """Begin another circuit: the exit of the old one cannot be reached any more, or there was none."""
         self._abandon()
-        self._circuit = Wish(self._circuit.handle + 1, self._random(SECRET_LEN))
+        handle, secret = self._circuit.handle + 1, self._random(SECRET_LEN)
+        self._circuit = replace(self._circuit, handle=handle, secret=secret)
 
     # -- time -------------------------------------------------------------------------------------
 

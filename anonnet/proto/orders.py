@@ -155,6 +155,13 @@ class UseRoute(Order, frozen=True):
     route: int
 
 
+class ArrangeCircuit(Order, frozen=True):
+    """Send over the circuit's routes in another way (proto.redundancy): 0 stripe, 1 mirror, more k of n."""
+
+    circuit: int
+    shares: int
+
+
 class CloseCircuit(Order, frozen=True):
     """Forget a circuit; its routes are removed on their own."""
 
@@ -185,7 +192,8 @@ class Stop(Order, frozen=True):
 
 AnyOrder = (
     AddLink | SetSession | DropSession | RemoveLink | SendControl | SendHandshake | AddRelayRoute
-    | ExtendRelayRoute | AddCallerRoute | AddHop | SendSignal | OpenCircuit | UseRoute | CloseCircuit
+    | ExtendRelayRoute | AddCallerRoute | AddHop | SendSignal | OpenCircuit | UseRoute | ArrangeCircuit
+    | CloseCircuit
     | RemoveRoute | AttachTun | DetachTun | Stop
 )  # fmt: skip
 

@@ -26,6 +26,7 @@ from anonnet.proto.inbox import Inbox
 from anonnet.proto.lane import Lane, PlaneLink, ReceiveSession
 from anonnet.proto.normalise import Normaliser
 from anonnet.proto.pacer import Beat
+from anonnet.proto.redundancy import Redundancy
 from anonnet.proto.rewrite import Rewriter, destination
 from anonnet.spec import FORMAT_BY_CODE, ROUTE_CONTROL, ROUTE_NULL, DatagramType
 from anonnet.wire.cell import CELL_HEADER, CellRow, rows
@@ -317,6 +318,9 @@ class Plane:
         outgoing, incoming = route.rates if isinstance(route, CallerRoute) else reversed(route.rates)
         route.circuit.resize(order.route, outgoing / 1000)
         route.health = Health(incoming, self._now)
+
+    def _on_ArrangeCircuit(self, order: o.ArrangeCircuit) -> None:  # noqa: N802
+        self._circuits[order.circuit].arrange(Redundancy(order.shares))
 
     def _on_CloseCircuit(self, order: o.CloseCircuit) -> None:  # noqa: N802
         circuit = self._circuits.pop(order.circuit)

@@ -198,6 +198,8 @@ class Relay:
                 self._open(route, secret, now)
             case signal.Joined() if route.state is HopState.EXIT:
                 self._host.order(o.UseRoute(route.handle))
+            case signal.Arrange(shares) if route.state is HopState.EXIT and self._exits is not None:
+                self._host.order(o.ArrangeCircuit(self._exits.circuit_of(route.handle), shares))
             case signal.Echo(token):
                 self._signal(route, signal.EchoReply(token), now)
             case signal.End(reason):

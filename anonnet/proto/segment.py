@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
-from anonnet.spec import NO_FIRST, PAYLOAD_HEADER_LEN, SLOT_MASK, Kind
+from anonnet.spec import NO_FIRST, PARITY_HEAD_LEN, PAYLOAD_HEADER_LEN, SLOT_MASK, Kind
 from anonnet.wire.cell import PAYLOAD_HEADER, CellRow
 
 LENGTH_LEN: Final = 2
@@ -51,12 +51,15 @@ class Segmenter:
         self._queued += size + LENGTH_LEN
         return True
 
-    def fill(self, row: CellRow) -> bool:
-        """Write the payload of one DATA cell; False, with the row untouched, if there is nothing to send."""
+    def fill(self, row: CellRow, kind: Kind = Kind.DATA) -> bool:
+        """Write the payload of one DATA or GROUPED cell; False, with the row untouched, if nothing waits."""
         queue, head, at = self._queue, self._head, self._head_at
         if at == len(head) and not queue:
             return False
         content, size = row.content, self._content_len
+        if kind is Kind.GROUPED:
+            size -= PARITY_HEAD_LEN
+            content[size:] = self._zeros[size:]
         first = NO_FIRST
         used = 0
         while True:
@@ -76,9 +79,15 @@ class Segmenter:
         if used < size:  # rows are used again: what they held must not travel as padding
             content[used:] = self._zeros[used:]
         self._head, self._head_at = head, at
-        row.set_payload_header(Kind.DATA, first, self._sequence)
+        row.set_payload_header(kind, first, self._sequence)
         self._sequence = (self._sequence + 1) & SLOT_MASK
         return True
+
+    def pad(self, row: CellRow) -> None:
+        """Write a GROUPED cell without packets: its group must be full though nothing waits."""
+        row.content[:] = self._zeros
+        row.set_payload_header(Kind.GROUPED, NO_FIRST, self._sequence)
+        self._sequence = (self._sequence + 1) & SLOT_MASK
 
 
 @dataclass(slots=True)
@@ -174,12 +183,15 @@ class Reassembler:
     def _take(self, data: bytes, packets: list[bytes]) -> None:
         """Take the packets out of the payload that is next in order."""
         self._next = (self._next + 1) & SLOT_MASK
-        end = PAYLOAD_HEADER_LEN + self._content_len
+        room = self._content_len
+        if data[0] >> 4 == Kind.GROUPED:
+            room -= PARITY_HEAD_LEN
+        end = PAYLOAD_HEADER_LEN + room
         first = (data[0] << 8 | data[1]) & NO_FIRST
         if missing := self._missing:
             if first in (NO_FIRST, missing):
-                self._parts.append(data[PAYLOAD_HEADER_LEN : PAYLOAD_HEADER_LEN + missing])
-                self._missing = max(0, missing - self._content_len)
+                self._parts.append(data[PAYLOAD_HEADER_LEN : min(end, PAYLOAD_HEADER_LEN + missing)])
+                self._missing = max(0, missing - room)
                 if not self._missing:
                     packets.append(b"".join(self._parts))
                     self._parts.clear()

@@ -11,7 +11,7 @@ from typing import Annotated, Final, TypeAlias
 
 from anonnet.ids import NODE_ID_LEN, NodeId
 from anonnet.wire.control import HANDSHAKE, REASON, Reason
-from anonnet.wire.fields import U32, U64, Codec, Exactly
+from anonnet.wire.fields import U32, U64, Codec, Exactly, Number
 
 CIRCUIT_SECRET_LEN: Final = 32
 
@@ -87,8 +87,25 @@ class End:
     reason: Annotated[Reason, REASON]
 
 
+@dataclass(frozen=True, slots=True)
+class Arrange:
+    """The caller to the exit: how to send over the circuit's routes; 0 stripe, 1 mirror, more k of n."""
+
+    shares: Annotated[int, Number(1, range(15))]
+
+
 SignalMessage: TypeAlias = (
-    Extend | Extended | ExtendRefused | Open | Opened | OpenRefused | Echo | EchoReply | Joined | End
+    Extend
+    | Extended
+    | ExtendRefused
+    | Open
+    | Opened
+    | OpenRefused
+    | Echo
+    | EchoReply
+    | Joined
+    | End
+    | Arrange
 )
 
 _CODEC: Final[Codec[SignalMessage]] = Codec(
@@ -103,6 +120,7 @@ _CODEC: Final[Codec[SignalMessage]] = Codec(
         8: EchoReply,
         9: Joined,
         10: End,
+        11: Arrange,
     }
 )
 

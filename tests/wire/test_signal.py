@@ -22,6 +22,7 @@ MESSAGES = st.one_of(
     st.builds(s.Echo, U64),
     st.builds(s.EchoReply, U64),
     st.just(s.Joined()),
+    st.builds(s.Arrange, st.integers(0, 14)),
     st.builds(s.End, REASONS),
 )
 
@@ -35,6 +36,7 @@ VECTORS = [
     ("07 0102030405060708", s.Echo(0x0102030405060708)),
     ("08 0102030405060708", s.EchoReply(0x0102030405060708)),
     ("09", s.Joined()),
+    ("0b 02", s.Arrange(2)),
     ("0a 01", s.End(Reason.FINISHED)),
 ]
 
