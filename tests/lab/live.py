@@ -1,0 +1,176 @@
+"""A lab with real daemons for one module of tests, and what tests do in it.
+
+Each lab has a place of its own, so it meets no other; it lives while its `live` block does. Set
+ANONNET_FULL=1 for the measuring windows that the project promises, instead of those that suit CI.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from anonnet.lab import namespaces, network, nodes, services
+from anonnet.lab.place import CALLER, Place
+from anonnet.lab.topology import Topology, build
+from anonnet.node import api
+from anonnet.proto.profile import Schedule, parse_profile
+
+FULL: Final = bool(os.environ.get("ANONNET_FULL"))
+WEB4: Final = "203.0.113.2"
+WEB6: Final = "2001:db8:cafe::2"
+EXIT_ECHO: Final = "192.0.0.1"  # the exit's inner address, which answers echoes
+HOST_STATE: Final = {
+    "rules": "ip rule; ip -6 rule",
+    "routes": "ip route show table all; ip -6 route show table all",
+    "firewall": "nft -s list ruleset",
+    "links": "ip -o link | grep -v LOWER_UP.*eth0",
+    "resolv.conf": "cat /etc/resolv.conf",
+    "sysctls": "sysctl -a 2>/dev/null | grep -E 'rp_filter|forwarding|src_valid_mark|accept_ra '",
+}
+
+
+class LiveLab:
+    """One lab; hosts by name (caller, r1, x1, web, core)."""
+
+    def __init__(self, place: Place, topology: Topology) -> None:
+        self.place = place
+        self.topology = topology
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule of the caller's links."""
+        return parse_profile(self.topology.rate).schedule(self.topology.transport, self.topology.ip)
+
+    @property
+    def rate(self) -> int:
+        """Bits per second of whole IP packets on each wire."""
+        return parse_profile(self.topology.rate).rate_in
+
+    def run(self, host: str, *command: str, patience: float = 90) -> subprocess.CompletedProcess[str]:
+        """Run a command on a host and return how it ended."""
+        return subprocess.run(
+            namespaces.inside(self.place, host, command),
+            env=services.environment(self.place, host),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=patience,
+            check=False,
+        )
+
+    def out(self, host: str, *command: str, patience: float = 90) -> str:
+        """Run a command that must succeed, and return what it printed."""
+        done = self.run(host, *command, patience=patience)
+        assert done.returncode == 0, f"{' '.join(command)} on {host}: {done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    @contextmanager
+    def running(self, host: str, *command: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+        """Let a command run on a host for as long as the block takes."""
+        settings: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, **options}
+        process = subprocess.Popen(
+            namespaces.inside(self.place, host, command),
+            env=services.environment(self.place, host),
+            **settings,
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+    def up(self, *options: str) -> None:
+        """`anonnet-tun up` on the caller."""
+        self.out(CALLER, "anonnet-tun", "up", "--wait", "60", *options)
+
+    def down(self) -> None:
+        """`anonnet-tun down` on the caller."""
+        self.out(CALLER, "anonnet-tun", "down")
+
+    def status(self, host: str = CALLER) -> api.Status:
+        """What a node's daemon says of itself."""
+        found = nodes.status(self.place, host)
+        assert found is not None, f"{host}: its daemon does not answer"
+        return found
+
+    def link(self, host: str, peer: str) -> api.LinkStatus:
+        """One link as `host` sees it."""
+        names = nodes.names(self.place)
+        return next(link for link in self.status(host).links if names[link.peer] == peer)
+
+    def links_up(self) -> bool:
+        """Whether every link is up, at both ends."""
+        return not any(nodes.missing_links(self.place, self.topology, h.name) for h in self.topology.nodes)
+
+    def address(self, host: str) -> str:
+        """A host's address in the IP version of the links."""
+        found = self.topology.host(host)
+        return str(found.ipv6 if self.topology.ip == 6 else found.ipv4)
+
+    def host_state(self, host: str = CALLER) -> dict[str, str]:
+        """Everything that `up`, an exit or a daemon may change on a host, as text."""
+        return {what: self.run(host, "sh", "-c", command).stdout for what, command in HOST_STATE.items()}
+
+    def access_log(self) -> str:
+        """What the Internet host wrote down."""
+        return (self.place.of("web") / "access.log").read_text()
+
+    def download(self, url: str, seconds: float) -> float:
+        """Download for so long and return the bytes that came per second, in bit/s."""
+        form = "%{size_download} %{time_starttransfer} %{time_total}"
+        options = ["-sS", "-o", "/dev/null", "-m", f"{seconds:g}", "-w", form]
+        done = self.run(CALLER, "curl", *options, url, patience=seconds + 30)
+        size, first, total = map(float, done.stdout.split())
+        assert size, f"nothing came from {url}: {done.stderr}"
+        return 8 * size / (total - first)
+
+    def ping(self, target: str, count: int = 10, interval: float = 0.2, wait: int = 5) -> list[float]:
+        """Round-trip times in ms of the echoes that came back."""
+        said = self.run(
+            CALLER, "ping", "-n", "-c", str(count), "-i", str(interval), "-W", str(wait), target
+        ).stdout
+        return [float(line.split("time=")[1].split()[0]) for line in said.splitlines() if "time=" in line]
+
+    def daemon_pids(self, host: str) -> list[int]:
+        """Process ids of a node's keeper, control and data plane (keeper first)."""
+        keeper = int((self.place.of(host) / "node.pid").read_text())
+        children = Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()
+        return [keeper, *map(int, children)]
+
+    def kill(self, host: str) -> None:
+        """End a node's daemon with SIGKILL, as a power cut would."""
+        services.stop(self.place, host, "node", signal.SIGKILL)
+
+    def start(self, host: str) -> None:
+        """Start a node's daemon again."""
+        services.start(self.place, host, "node", ["anonnet-tun", "run", "-c", str(self.place.config(host))])
+
+
+@contextmanager
+def live(name: str, **layout: Any) -> Iterator[LiveLab]:
+    """Bring a lab up with all its links, and remove every trace of it."""
+    # Not under /tmp: the daemons give up root and must still reach their directories.
+    place = Place(Path(f"/run/antest-{os.getpid()}-{name}"), f"antest-{os.getpid()}-{name}-")
+    topology = build(**layout)
+    nodes.bring_up(place, topology)
+    try:
+        yield LiveLab(place, topology)
+    finally:
+        network.destroy(place)
+    assert not namespaces.existing(place)
+    assert not place.directory.exists()
+
+
+def until(condition: Callable[[], bool], seconds: float, what: str) -> float:
+    """Poll until a condition holds; return how long it took in seconds, fail with `what` when too late."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds, f"{what}: not within {seconds:g} s"
+        time.sleep(0.05)
+    return time.monotonic() - began
