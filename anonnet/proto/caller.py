@@ -82,6 +82,7 @@ class OwnRoute:
         self.reason = Reason.NONE
         self.shaking: HopInitiator | None = None
         self.started = now
+        self.expires = 0  # when its keeper replaces it
         self.deadline = 0
 
     def patience(self, now: int) -> None:

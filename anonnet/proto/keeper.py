@@ -1,7 +1,9 @@
 """Keeping one circuit open for as long as the host wants one.
 
 Builds routes along random paths that share no relay, tries another when one fails, builds anew when one dies;
-the circuit, and the connections in it, go on as long as one is left or comes back in time. A route that
+the circuit, and the connections in it, go on as long as one is left or comes back in time. Each route lives
+about ten minutes, drawn by chance, and is then replaced: by one that opens before it ends where the first
+link has the slots for both, else right after it, while the circuit's other routes carry on. A route that
 dies young counts as a failure, and failures back off, so that nobody can make us rebuild without end (each
 rebuild is a chance for the predecessor attack). When every path says that it has no slots, the next round
 asks for half.
@@ -28,6 +30,7 @@ FIRST_RETRY_NS: Final = SECOND // 4
 LAST_RETRY_NS: Final = 30 * SECOND
 YOUNG_NS: Final = 60 * SECOND
 LEAST_SCALE: Final = 64  # a circuit asks for no less than this part of what its first link has free
+LIFE_NS: Final = (480 * SECOND, 720 * SECOND)  # a route's, from the least to the most
 ABANDON_NS: Final = 10 * SECOND  # without an open route, a circuit is given up and another exit may do
 AT_ONCE: Final = 0
 
@@ -68,6 +71,7 @@ class CircuitKeeper:
         self._next_try: int | None = None
         self._short_of_slots = False
         self._died = False  # a route, since the last was begun
+        self._leaving: OwnRoute | None = None  # to be ended as soon as its successor is open
         self._built_at = 0
         self._open_at = 0  # when a route was last seen open
 
@@ -115,6 +119,7 @@ class CircuitKeeper:
 
     def _abandon(self) -> None:
         routes, self.routes = self.routes, []
+        self._leaving = None
         for route in routes:
             self._caller.end(route.handle, Reason.FINISHED)
         if self._bound is not None:
@@ -130,16 +135,20 @@ class CircuitKeeper:
     # -- time -------------------------------------------------------------------------------------
 
     def next_deadline(self) -> int | None:
-        """When to try again."""
-        return self._next_try
+        """When to try again, or to replace a route."""
+        due = [route.expires for route in self.routes if route.state is RouteState.OPEN]
+        if self._next_try is not None:
+            due.append(self._next_try)
+        return min(due, default=None)
 
     def on_deadline(self, now: int) -> None:
         """Begin a route if one is wanted and the time has come."""
         if self.state is CircuitState.UP:
             self._open_at = now
+        self._rotate(now)
         if self._next_try is None or now < self._next_try:
             return
-        if len(self.routes) >= self._wanted:
+        if len(self.routes) >= self._wanted + bool(self._leaving):
             self._next_try = None
             return
         died, self._died = self._died, False
@@ -155,6 +164,24 @@ class CircuitKeeper:
         if path is not None:
             self._begin(path, now)
 
+    def _rotate(self, now: int) -> None:
+        """Let one route whose time has come give way: to a new one beside it, or to one after it."""
+        if self._leaving or len(self.routes) < self._wanted:
+            return  # one at a time, and never when the circuit is short of routes already
+        old = next((r for r in self.routes if r.state is RouteState.OPEN and now >= r.expires), None)
+        if old is None:
+            return
+        free = old.first.budget.free_out, old.first.budget.free_in
+        if all(have >= need for have, need in zip(free, old.rate, strict=True)):
+            self._leaving = old
+        else:
+            self._let_go(old)
+        self._next_try = now
+
+    def _let_go(self, route: OwnRoute) -> None:
+        self.routes.remove(route)
+        self._caller.end(route.handle, Reason.FINISHED)
+
     def _begin(self, path: list[KnownNode], now: int) -> None:
         first = self._neighbours.find(path[0].node_id)
         assert first is not None
@@ -163,6 +190,8 @@ class CircuitKeeper:
         if isinstance(built, Reason):
             self._failed_on(path, built)
             return
+        least, most = LIFE_NS
+        built.expires = now + least + int.from_bytes(self._random(8), "big") % (most - least)
         self.routes.append(built)
         self._built_at = now
         self._next_try = None  # until it is open, or dead
@@ -220,6 +249,10 @@ class CircuitKeeper:
         self._failed.clear()
         route = next(route for route in self.routes if route.handle == handle)
         self._bound = route.path[-1].node_id
+        if self._leaving is not None:
+            leaving, self._leaving = self._leaving, None
+            if leaving in self.routes:
+                self._let_go(leaving)
         opened = sum(route.state is RouteState.OPEN for route in self.routes)
         self.on_step(
             f"circuit open, {opened} of {self._wanted} routes" if self._wanted > 1 else "circuit open"
@@ -232,6 +265,8 @@ class CircuitKeeper:
         if route is None:
             return  # let go of on purpose
         self.routes.remove(route)
+        if route is self._leaving:
+            self._leaving = None
         self._died = True
         self._failed_on(route.path, reason)
         self._next_try = AT_ONCE

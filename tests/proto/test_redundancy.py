@@ -43,7 +43,7 @@ class Pair:
 
     def drain(self, now: int = NOW) -> None:
         """Slots of all routes in turn until none has anything."""
-        while any([self.slot(route, now) for route in self.sent]):
+        while sum(self.slot(route, now) for route in self.sent):
             pass
 
 

@@ -42,7 +42,8 @@ VECTORS = [
 
 ILLEGAL = {
     "empty": "",
-    "unknown type": "0b",
+    "unknown type": "0c",
+    "shares out of range": "0b 0f",
     "next hop cut off": "01" + "11" * 19,
     "no handshake": "01" + "11" * 20,
     "no handshake after the shift": "02 01020304",
