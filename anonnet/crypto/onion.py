@@ -25,6 +25,9 @@ from anonnet.wire.cell import CellRow
 SUBKEY_LEN: Final = 32
 _NONCE: Final = bytes(12)
 _TWEAK: Final = struct.Struct(">QII")  # 12 zero bytes, slot number
+# Looked up once, not for each cell. Integers are big-endian here, as `int`'s methods have it by default.
+_tweak: Final = _TWEAK.pack_into
+_int: Final = int.from_bytes
 
 
 class LayerKeys(NamedTuple):
@@ -41,7 +44,7 @@ class LayerKeys(NamedTuple):
 class Layer:
     """One hop's layer in one direction. Contexts are made once and reset per cell."""
 
-    __slots__ = ("_block", "_gmac", "_reset", "_stream", "_tweak", "_unblock")
+    __slots__ = ("_block", "_gmac", "_reset", "_stream", "_unblock")
 
     def __init__(self, keys: LayerKeys) -> None:
         block = Cipher(algorithms.AES(keys.block_key), modes.ECB())
@@ -51,7 +54,6 @@ class Layer:
         self._unblock = block.decryptor().update
         self._stream = stream.update_into
         self._reset = stream.reset_nonce
-        self._tweak = _TWEAK.pack_into
 
     def encipher(self, slot: int, source: CellRow, target: CellRow) -> bytes:
         """Encipher `source`'s body into `target`'s; return the left 16 bytes, zero where recognised.
@@ -59,10 +61,10 @@ class Layer:
         `source.left` is overwritten (it holds the tweak while the hash runs). Rows may be the same.
         """
         left = source.left
-        x = int.from_bytes(left, "big")
-        self._tweak(left, 0, 0, 0, slot)
-        m = int.from_bytes(self._gmac(_NONCE, b"", source.body), "big")
-        y = (int.from_bytes(self._block((x ^ m).to_bytes(16, "big")), "big") ^ m).to_bytes(16, "big")
+        x = _int(left.tobytes())
+        _tweak(left, 0, 0, 0, slot)
+        m = _int(self._gmac(_NONCE, b"", source.body))
+        y = (_int(self._block((x ^ m).to_bytes(16))) ^ m).to_bytes(16)
         self._reset(y)
         self._stream(source.rest, target.rest)
         target.left[:] = y
@@ -74,9 +76,9 @@ class Layer:
         y = left.tobytes()
         self._reset(y)
         self._stream(row.rest, row.rest)
-        self._tweak(left, 0, 0, 0, slot)
-        m = int.from_bytes(self._gmac(_NONCE, b"", row.body), "big")
-        x = int.from_bytes(self._unblock((int.from_bytes(y, "big") ^ m).to_bytes(16, "big")), "big") ^ m
-        plain = x.to_bytes(16, "big")
+        _tweak(left, 0, 0, 0, slot)
+        m = _int(self._gmac(_NONCE, b"", row.body))
+        x = _int(self._unblock((_int(y) ^ m).to_bytes(16))) ^ m
+        plain = x.to_bytes(16)
         left[:] = plain
         return plain

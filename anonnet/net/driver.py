@@ -37,6 +37,9 @@ class Orders(Protocol):
     def send(self, reports: list[Report]) -> None:
         """Pass reports on; those that would block are kept."""
 
+    def give_back(self, descriptor: int) -> None:
+        """Let control close a descriptor that it gave us."""
+
 
 class Driver:
     """One data plane process's loop. `clock` is monotonic nanoseconds."""
@@ -144,7 +147,8 @@ class Driver:
         descriptor = self._tuns.pop(role, None)
         if descriptor is not None:
             del self._roles[descriptor]
-            os.close(descriptor)
+            # The last to close a TUN waits for the kernel to take the device apart: 20 ms, four ticks of t3.
+            self._orders.give_back(descriptor)
             self._watch()
 
     def _read_tun(self, fd: int) -> None:

@@ -105,7 +105,6 @@ class Control:
     def attach(self, role: str, descriptor: int) -> None:
         """Give the data plane a TUN; the descriptor here is closed."""
         self._pipe.attach(role, descriptor)
-        os.close(descriptor)
 
     def detach(self, role: str) -> None:
         """Let go of a TUN."""

@@ -66,7 +66,7 @@ def run(config: Config, debug: bool, verbose: bool, plane: type[Plane] = Plane) 
         session = _change_host(config, verbose)
         for_control, for_plane = pipe.pair()
         if session.tun is not None:
-            pipe.ReportPipe(for_control).attach("exit", session.tun.fd)
+            pipe.ReportPipe(for_control).attach("exit", os.dup(session.tun.fd))
         given = control.Inherited(
             config, keys, peers, frozenset(sockets), for_control, listener, guard_dir, user, debug
         )

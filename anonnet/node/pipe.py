@@ -1,11 +1,13 @@
 """Orders and reports between control and data plane: MessagePack over a SOCK_SEQPACKET pair.
 
-One message is a list; a descriptor (SCM_RIGHTS) belongs to the first order of its message. Neither end
-ever blocks: what does not fit waits, and of that only strangers' handshakes may be dropped.
+One message is a list; a descriptor (SCM_RIGHTS) belongs to the first order of its message, and is closed
+here once it is sent. Neither end ever blocks: what does not fit waits, and of that only strangers'
+handshakes may be dropped.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 from collections import deque
 from collections.abc import Sequence
@@ -57,6 +59,8 @@ class _End:
             except BlockingIOError:
                 return False
             self._waiting.popleft()
+            for fd in fds:
+                os.close(fd)
         return True
 
     def _pull(self) -> list[tuple[Any, list[int]]]:
@@ -92,6 +96,12 @@ class OrderPipe(_End):
         self._push(reports)
 
 
+    def give_back(self, descriptor: int) -> None:
+        """Let control close a descriptor that it gave us."""
+        self._waiting.append((self._encode([]), [descriptor]))
+        self.flush()
+
+
 class ReportPipe(_End):
     """Control's end."""
 
@@ -99,13 +109,18 @@ class ReportPipe(_End):
         super().__init__(sock, msgspec.msgpack.Decoder(list[o.AnyReport]))
 
     def receive(self) -> list[o.Report]:
-        """Reports that have come."""
-        return [report for items, _ in self._pull() for report in items]
+        """Reports that have come; descriptors that came back are closed."""
+        reports: list[o.Report] = []
+        for items, fds in self._pull():
+            reports += items
+            for fd in fds:
+                os.close(fd)
+        return reports
 
     def send(self, orders: Sequence[o.Order]) -> None:
         """Give orders."""
         self._push(orders)
 
     def attach(self, role: str, descriptor: int) -> None:
-        """Give the data plane a TUN's descriptor."""
+        """Give the data plane a TUN's descriptor; the one here is closed."""
         self._push([o.AttachTun(role)], [descriptor])

@@ -139,8 +139,7 @@ class HopRoute:
         if target is None:
             return
         if self._forward.encipher(slot, row, target) == ZERO16:
-            queue.note(slot)  # a substitute takes its place, so the next hop cannot tell
-            self._recognised(target, now)
+            self._recognised(target, now)  # a substitute takes its place, so the next hop cannot tell
         else:
             queue.commit(slot)
 
@@ -165,6 +164,11 @@ class HopRoute:
             row = self._scratch.substitute()
         CELL_HEADER.pack_into(row.cell, 0, self._onward_id, (slot + self._shift) & SLOT_MASK)
         return row
+
+    def skip_forward(self, slots: int) -> None:
+        """This node stood still for so many slots."""
+        assert self.forward_queue is not None
+        self.forward_queue.skip(slots)
 
     # -- backward ---------------------------------------------------------------------------------
 
@@ -211,6 +215,13 @@ class HopRoute:
                 row = self._own(slot, fresh)
         CELL_HEADER.pack_into(row.cell, 0, self.route_id, slot)
         return row
+
+    def skip_backward(self, slots: int) -> None:
+        """This node stood still for so many slots."""
+        if self.backward_queue is not None:
+            self.backward_queue.skip(slots)
+        else:
+            self._next = (self._next + slots) & SLOT_MASK
 
     def _own(self, slot: int, row: CellRow) -> CellRow:
         self._backward.encipher(slot, row, row)
@@ -275,6 +286,10 @@ class CallerRoute:
             hop.forward.decipher((slot + hop.forward_offset) & SLOT_MASK, row)
         CELL_HEADER.pack_into(row.cell, 0, self.route_id, slot)
         return row
+
+    def skip_forward(self, slots: int) -> None:
+        """This node stood still for so many slots."""
+        self._next = (self._next + slots) & SLOT_MASK
 
     def receive_backward(self, slot: int, row: CellRow, now: int) -> None:
         """Peel layers until a body opens with zeros: that hop wrote it."""

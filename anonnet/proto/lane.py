@@ -28,18 +28,20 @@ _header: Final = HEADER.pack_into
 
 Receive = Callable[[int, CellRow, int], None]  # slot, row, now
 Take = Callable[[int], CellRow | None]  # tick -> row, or None to leave the slot to others
+Skip = Callable[[int], None]  # slots that were due while this node stood still
 
 
 class Lane:
     """A route's claim on a link's outgoing slots."""
 
-    __slots__ = ("credit", "per_tick", "route", "take")
+    __slots__ = ("credit", "per_tick", "route", "skip", "take")
 
-    def __init__(self, route: int, rate: int, tick_ns: int, take: Take) -> None:
+    def __init__(self, route: int, rate: int, tick_ns: int, take: Take, skip: Skip) -> None:
         self.route = route
         self.per_tick = rate * tick_ns  # in RATE_UNIT-ths of a cell
         self.credit = 0
         self.take = take
+        self.skip = skip
 
 
 class ReceiveSession:
@@ -81,6 +83,7 @@ class PlaneLink:
         self._seal: Callable[..., int] | None = None
         self._word = 0
         self._counter = 0
+        self._next_tick = 0
         self._pending: tuple[bytes, int] | None = None
         self.sent = self.late = self.skipped = self.forged = 0
         self.received = self.missed = 0  # by sessions that are no more
@@ -138,6 +141,9 @@ class PlaneLink:
             return
         seal, sealed, nonces, start = self._seal, outbox.sealed, outbox.nonces, self._word
         tick = self.beat.tick
+        if tick > self._next_tick:
+            self._pass_over(tick - self._next_tick)
+        self._next_tick = tick + 1
         counter = self._counter
         for lane in self.lanes:
             credit = lane.credit + lane.per_tick
@@ -160,6 +166,12 @@ class PlaneLink:
             position += 1
         self._counter = counter
         self.ready = position
+
+    def _pass_over(self, ticks: int) -> None:
+        """Ticks were skipped: so are the slots that routes had in them, or each route would lag for good."""
+        for lane in self.lanes:
+            slots, lane.credit = divmod(lane.credit + ticks * lane.per_tick, RATE_UNIT)
+            lane.skip(slots)
 
     def _control_cell(self) -> memoryview:
         """A waiting control cell, else a link null."""

@@ -23,13 +23,13 @@ from anonnet.proto.circuit import Circuit
 from anonnet.proto.health import Health
 from anonnet.proto.hops import CallerRoute, HopRoute, Scratch
 from anonnet.proto.inbox import Inbox
-from anonnet.proto.lane import Lane, PlaneLink, ReceiveSession
+from anonnet.proto.lane import Lane, PlaneLink, ReceiveSession, Skip, Take
 from anonnet.proto.normalise import Normaliser
 from anonnet.proto.pacer import Beat
 from anonnet.proto.redundancy import Redundancy
 from anonnet.proto.rewrite import Rewriter, destination
 from anonnet.spec import FORMAT_BY_CODE, ROUTE_CONTROL, ROUTE_NULL, DatagramType
-from anonnet.wire.cell import CELL_HEADER, CellRow, rows
+from anonnet.wire.cell import CELL_HEADER, rows
 from anonnet.wire.datagram import HEADER
 
 MAX_REPORTS: Final = 4096  # beyond this, handshakes from strangers are dropped unread
@@ -252,7 +252,8 @@ class Plane:
                          link.format, self._scratch[link.format.name], first_slot, self.reports)  # fmt: skip
         self._routes[order.route] = route
         link.routes[order.route_id] = route.receive_forward
-        self._add_lane(link, order.route, order.backward_rate, route.take_backward, order.route_id)
+        self._add_lane(link, order.route, order.backward_rate, route.take_backward, route.skip_backward,
+                       order.route_id)  # fmt: skip
         route.rates = (order.forward_rate, order.backward_rate)
 
     def _on_ExtendRelayRoute(self, order: o.ExtendRelayRoute) -> None:  # noqa: N802
@@ -263,7 +264,8 @@ class Plane:
         ticks = max(link.beat.tick_ns, towards.beat.tick_ns)
         route.extend(order.route_id, forward_rate * ticks / o.RATE_UNIT, backward_rate * ticks / o.RATE_UNIT)
         link.routes[order.route_id] = route.receive_backward
-        self._add_lane(link, order.route, forward_rate, route.take_forward, order.route_id)
+        self._add_lane(link, order.route, forward_rate, route.take_forward, route.skip_forward,
+                       order.route_id)  # fmt: skip
 
     def _on_AddCallerRoute(self, order: o.AddCallerRoute) -> None:  # noqa: N802
         link = self.links[order.link]
@@ -273,11 +275,12 @@ class Plane:
         self._routes[order.route] = route
         route.rates = (order.forward_rate, order.backward_rate)
         link.routes[order.route_id] = route.receive_backward
-        self._add_lane(link, order.route, order.forward_rate, route.take_forward, order.route_id)
+        self._add_lane(link, order.route, order.forward_rate, route.take_forward, route.skip_forward,
+                       order.route_id)  # fmt: skip
 
-    def _add_lane(self, link: PlaneLink, handle: int, rate: int,
-                  take: Callable[[int], CellRow | None], route_id: int) -> None:  # fmt: skip
-        lane = Lane(handle, rate, link.beat.tick_ns, take)
+    def _add_lane(self, link: PlaneLink, handle: int, rate: int, take: Take, skip: Skip,
+                  route_id: int) -> None:  # fmt: skip
+        lane = Lane(handle, rate, link.beat.tick_ns, take, skip)
         link.lanes.append(lane)
         self._lanes_of.setdefault(handle, []).append((link, lane, route_id))
 

@@ -1,15 +1,17 @@
 """The forward queue of a relay: cells in by slot number, cells out by the clock (docs/protocol.md section 5).
 
-It takes up network jitter, fills gaps, and hides what happened on one link from the next. Four rules:
+It takes up network jitter, fills gaps, and hides what happened on one link from the next. Nothing that a
+single cell does, by coming late, twice, changed or not at all, alters what goes out, but for the
+substitute in its place; or relays that are not neighbours could mark a route for each other.
 
-- *sync*: the first cell, or one beyond the ring, sets the next slot due `prefill` cells before it; what
-  lies before that is dropped (a full queue drops the oldest).
-- *gap*: a slot that is due and absent while later ones are here is consumed; a substitute goes out.
-- *dry*: when nothing later is here either, the source is late. Once in `HOLD_SPACING` ticks the queue
-  holds, which takes up clock drift without loss; otherwise it consumes, so that whoever delays one
-  link is not echoed on the others.
-- *rewind*: a run of `prefill` late cells with no timely one among them means the source itself stood
-  still: sync on it again.
+- *sync*: the first cell sets the next slot due `prefill` cells before it, once and for all.
+- *gap*: a slot that is due and absent is consumed; a substitute goes out. So is a late cell's.
+- *slip*: clocks drift. Once in `SLIP_SPACING` ticks, at a moment that only this relay's clock sets, the
+  queue may leave out a tick (*hold*) or a tick's worth of slots (*skip*), if most cells of all that while
+  came with less reserve than `prefill`, or with two ticks too much.
+
+Slots are owed by the clock: a node that stood still passes over those of the ticks that it skipped
+(`skip`), and so everybody else's schedule goes on to fit.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Final
 from anonnet.spec import SLOT_MASK, Format
 from anonnet.wire.cell import CellRow, rows
 
-HOLD_SPACING: Final = 256  # ticks; a hold is the only thing the next hop can notice
+SLIP_SPACING: Final = 256  # ticks; a slip is the only thing the next hop can notice
 PREFILL_TICKS: Final = 1.0
 DEPTH_TICKS: Final = 4
 _HALF: Final = 1 << 31
@@ -29,66 +31,53 @@ _EMPTY: Final = -1
 class ForwardQueue:
     """Ring of preallocated cells of one route and direction; sizes in cells."""
 
-    __slots__ = ("_filled", "_last_hold", "_late_run", "_mask", "_newest", "_rows", "_synced",
-                 "missing", "next", "prefill", "received", "slips")  # fmt: skip
+    __slots__ = ("_ample", "_early", "_filled", "_late", "_majority", "_mask", "_rows", "_synced", "_tick",
+                 "_turn", "missing", "next", "prefill", "received", "slips")  # fmt: skip
 
     def __init__(self, fmt: Format, per_tick: float) -> None:
         self.prefill = max(1, round(PREFILL_TICKS * per_tick))
+        self._tick = max(1, round(per_tick))
+        self._ample = self.prefill + 2 * self._tick  # to skip at less would undo a hold by the next slip
         capacity = 1 << max(3, int(DEPTH_TICKS * per_tick + self.prefill).bit_length())
         self._rows = rows(fmt, capacity)
         self._filled = [_EMPTY] * capacity
         self._mask = capacity - 1
+        self._majority = SLIP_SPACING * per_tick / 2
+        self._early = self._late = 0  # cells since the last turn
+        self._turn = 0  # tick at which a slip is allowed
         self._synced = False
-        self._late_run = 0
-        self._last_hold = -HOLD_SPACING
         self.next = 0  # slot due next
-        self._newest = 0
         self.received = self.missing = self.slips = 0
 
     def start(self, next_slot: int) -> None:
         """Fix the next slot due before any cell has come (a hop that numbered its own cells so far)."""
         self.next = next_slot
-        self._newest = (next_slot - 1) & SLOT_MASK
         self._synced = True
-
-    def _sync(self, slot: int) -> None:
-        if self._synced:
-            self.slips += 1
-        self._synced = True
-        self._late_run = 0
-        self.next = (slot - self.prefill) & SLOT_MASK
-        self._newest = slot
 
     def claim(self, slot: int) -> CellRow | None:
-        """Return the row to write slot `slot` into, then `commit` it; None if late or a duplicate."""
+        """Return the row to write slot `slot` into, then `commit` it; None if late, a duplicate or absurd."""
+        if not self._synced:
+            self.start((slot - self.prefill) & SLOT_MASK)
         ahead = (slot - self.next) & SLOT_MASK
-        if ahead > self._mask:
-            if ahead >= _HALF and self._synced:
-                self._late_run += 1
-                if self._late_run <= self.prefill:
-                    return None
-            self._sync(slot)
-        index = slot & self._mask
-        if self._filled[index] == slot:
+        if ahead < self.prefill or ahead >= _HALF:
+            self._late += 1
+        elif ahead >= self._ample:
+            self._early += 1
+        if ahead > self._mask or self._filled[slot & self._mask] == slot:
             return None
-        return self._rows[index]
+        return self._rows[slot & self._mask]
 
     def commit(self, slot: int) -> None:
         """The claimed row of `slot` now holds its cell."""
         self._filled[slot & self._mask] = slot
-        self._late_run = 0
         self.received += 1
-        if (slot - self._newest) & SLOT_MASK < _HALF:
-            self._newest = slot
-
-    def note(self, slot: int) -> None:
-        """The claimed slot was for this hop itself: nothing to forward, but the source is alive."""
-        self._late_run = 0
-        if (slot - self._newest) & SLOT_MASK < _HALF:
-            self._newest = slot
 
     def take(self, tick: int) -> tuple[int, CellRow | None] | None:
         """Return the slot due and its row (None: absent, substitute it), or None to hold this tick."""
+        if tick >= self._turn and self._synced:
+            self._turn = tick + SLIP_SPACING
+            if self._slip():
+                return None
         slot = self.next
         index = slot & self._mask
         if self._filled[index] == slot:
@@ -97,10 +86,22 @@ class ForwardQueue:
             return slot, self._rows[index]
         if not self._synced:
             return None
-        if (self._newest - slot) & SLOT_MASK >= _HALF and tick - self._last_hold >= HOLD_SPACING:
-            self._last_hold = tick
-            self.slips += 1
-            return None
         self.missing += 1
         self.next = (slot + 1) & SLOT_MASK
         return slot, None
+
+    def skip(self, slots: int) -> None:
+        """This node stood still for so many slots: they are not sent, and not sent later."""
+        if self._synced:
+            self.next = (self.next + slots) & SLOT_MASK
+
+    def _slip(self) -> bool:
+        """Make up for drift by one tick, if most cells since the last turn ask for it; True to hold."""
+        late, early = self._late, self._early
+        self._late = self._early = 0
+        if early > self._majority:
+            self.skip(self._tick)
+        elif late <= self._majority:
+            return False
+        self.slips += 1
+        return late > self._majority

@@ -13,16 +13,14 @@ from random import Random
 import pytest
 
 from anonnet.proto import orders as o
-from anonnet.proto.lane import Lane, PlaneLink
+from anonnet.proto.lane import PlaneLink, Skip, Take
 from anonnet.proto.plane import Plane
-from anonnet.proto.queue import HOLD_SPACING
 from anonnet.sim.world import MS, SECOND, World
 from anonnet.spec import ROUTE_NULL, SLOT_MASK
 from anonnet.wire.cell import CELL_HEADER, CellRow
 from tests.sim.scene import Traffic, chain, hop_route, own_route, up
 
 SHARE = 0.05  # of the cells are tampered with
-Take = Callable[[int], CellRow | None]
 
 
 class Cheat(Plane):
@@ -34,7 +32,7 @@ class Cheat(Plane):
     def _on_ExtendRelayRoute(self, order: o.ExtendRelayRoute) -> None:  # noqa: N802
         super()._on_ExtendRelayRoute(order)
         for _, lane, _ in self._lanes_of[order.route]:
-            lane.take = partial(self._take, lane.take, Random(5), deque([], 8))
+            lane.take = partial(self._take, lane.take, Random(5), deque(maxlen=8))
 
     def _take(self, take: Take, random: Random, past: deque[bytes], tick: int) -> CellRow | None:
         row = take(tick)
@@ -102,8 +100,8 @@ class Witness(Plane):
         super().__init__(now, random, randomised, schedule_random)
         self.log: dict[int, list[tuple[int, int]]] = {}
 
-    def _add_lane(self, link: PlaneLink, handle: int, rate: int,
-                  take: Callable[[int], CellRow | None], route_id: int) -> None:  # fmt: skip
+    def _add_lane(self, link: PlaneLink, handle: int, rate: int, take: Take, skip: Skip,
+                  route_id: int) -> None:  # fmt: skip
         log = self.log.setdefault(link.handle, [])
 
         def noted(tick: int) -> CellRow | None:
@@ -112,7 +110,7 @@ class Witness(Plane):
                 log.append((tick, CELL_HEADER.unpack_from(row.cell)[1]))
             return row
 
-        super()._add_lane(link, handle, rate, noted, route_id)
+        super()._add_lane(link, handle, rate, noted, skip, route_id)
 
 
 WATCHED = ("r2", "exit")
@@ -136,7 +134,7 @@ def run(cheat: type[Cheat], seconds: int = 40) -> tuple[World, Traffic]:
 
 
 def logs(world: World) -> dict[tuple[str, int], list[tuple[int, int]]]:
-    """What the watched relays sent: link, tick, and slot counted from the first (keys decide where it starts)."""
+    """What the watched relays sent: tick and slot, counted from the first (keys decide where it starts)."""
     found = {}
     for name in WATCHED:
         plane = world.nodes[name].plane
@@ -171,9 +169,8 @@ def test_the_ends_see_losses_and_nobody_else_sees_anything(
     for got in (traffic.out, traffic.back):
         assert sorted(set(got)) == got
         assert 0.6 * traffic.sent < len(got) < traffic.sent
-    at_exit, at_caller = hop_route(world.nodes["exit"]), own_route(world.nodes["caller"])
-    assert at_exit.unrecognised > 50
-    assert at_caller.unrecognised > 50
+    for route in (hop_route(world.nodes["exit"]), own_route(world.nodes["caller"])):
+        assert route.unrecognised + route.window.missing > 100
 
     # The wire: the very same trace. Other relays: the same number of cells in the same ticks, in order.
     before, after = honest[0].network.trace, world.network.trace
@@ -183,12 +180,4 @@ def test_the_ends_see_losses_and_nobody_else_sees_anything(
     assert honest_logs.keys() == cheated_logs.keys()
     for key, log in cheated_logs.items():
         assert [slot for _, slot in log] == list(range(len(log))), "slot numbers run on"
-        if cheat in (Drop, Delay):
-            assert len(honest_logs[key]) - len(log) <= 1 + 44 * 154 // HOLD_SPACING, "at most the holds"
-        else:
-            assert log == honest_logs[key]
-
-
-def test_lane_is_the_only_way_out() -> None:
-    """The cheats above replace `Lane.take`; were it not used, they would prove nothing."""
-    assert "take" in Lane.__slots__
+        assert log == honest_logs[key]

@@ -1,0 +1,192 @@
+"""The forward queue: what goes out is decided by the clock; what comes in only fills it."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anonnet.proto.queue import DEPTH_TICKS, PREFILL_TICKS, SLIP_SPACING, ForwardQueue
+from anonnet.spec import NARROW, SLOT_MASK
+
+SLOT = struct.Struct(">I")
+START = SLOT_MASK - 1000  # numbers wrap early in every test
+TICK = 1_000_000
+
+
+@dataclass
+class Bench:
+    """A queue, and what came out of it."""
+
+    per_tick: int
+    taken: list[tuple[int, int | None]] = field(default_factory=list)  # slot, the number that its cell holds
+    holds: list[int] = field(default_factory=list)  # ticks
+
+    def __post_init__(self) -> None:
+        self.queue = ForwardQueue(NARROW, self.per_tick)
+
+    def put(self, slot: int) -> None:
+        row = self.queue.claim(slot)
+        if row is not None:
+            SLOT.pack_into(row.body, 0, slot)
+            self.queue.commit(slot)
+
+    def tick(self, number: int) -> None:
+        for _ in range(self.per_tick):
+            item = self.queue.take(number)
+            if item is None:
+                if self.taken:
+                    self.holds.append(number)
+                return
+            slot, row = item
+            self.taken.append((slot, SLOT.unpack_from(row.body)[0] if row else None))
+
+    def check(self) -> None:
+        """What holds whatever came in."""
+        jumps = [(b - a) & SLOT_MASK for (a, _), (b, _) in pairwise(self.taken)]
+        assert set(jumps) <= {1, 1 + self.per_tick}, "slots run on, or skip a tick's worth"
+        assert sum(jump != 1 for jump in jumps) + len(self.holds) == self.queue.slips
+        assert all(held is None or held == slot for slot, held in self.taken), (
+            "each cell under its own number"
+        )
+        assert len(self.queue._rows) <= 2 * max(8, (DEPTH_TICKS + PREFILL_TICKS + 1) * self.per_tick)
+
+
+@given(
+    st.integers(1, 20),
+    st.lists(st.lists(st.integers(-60, 60) | st.integers(0, SLOT_MASK), max_size=9), max_size=60),
+)
+@settings(max_examples=300)
+def test_nothing_that_comes_in_moves_what_goes_out(per_tick: int, bursts: list[list[int]]) -> None:
+    """Any cells at all, near, far, late, twice: the same slots leave in the same ticks."""
+    bench = Bench(per_tick)
+    bench.put(START)
+    for tick, burst in enumerate(bursts):
+        for offset in burst:
+            bench.put((START + tick * per_tick + offset) & SLOT_MASK)
+        bench.tick(tick)
+    assert [slot for slot, _ in bench.taken] == [
+        (START - bench.queue.prefill + n) & SLOT_MASK for n in range(len(bursts) * per_tick)
+    ]
+    bench.check()
+
+
+@given(st.integers(1, 20), st.data())
+@settings(max_examples=20)
+def test_at_most_one_slip_in_so_many_ticks(per_tick: int, data: st.DataObject) -> None:
+    """A source that does all it can to be echoed: late, early or silent for as long as it likes."""
+    bench = Bench(per_tick)
+    bench.put(START)
+    ticks = 4 * SLIP_SPACING
+    phases = data.draw(st.lists(st.tuples(st.integers(1, 300), st.integers(-3, 6)), min_size=4, max_size=12))
+    shifts = (shift for length, shift in phases for _ in range(length))
+    slips = []
+    for tick in range(ticks):
+        before = bench.queue.slips
+        shift = next(shifts, 0)
+        for n in range(per_tick):
+            bench.put((bench.queue.next + shift * per_tick + n) & SLOT_MASK)
+        bench.tick(tick)
+        if bench.queue.slips != before:
+            slips.append(tick)
+    assert all(b - a >= SLIP_SPACING for a, b in pairwise([0, *slips]))
+    bench.check()
+
+
+def drifting(per_tick: int, ppm: int, ticks: int) -> Iterator[tuple[str, int]]:
+    """Ticks of a source (slot numbers) and of the queue's node, in the order of their times."""
+    period = TICK + TICK * ppm // 1_000_000
+    source, own = TICK // 3, 0
+    sent = taken = 0
+    while taken < ticks:
+        if source <= own:
+            for n in range(per_tick):
+                yield "cell", (START + sent * per_tick + n) & SLOT_MASK
+            sent += 1
+            source += period
+        else:
+            yield "tick", taken
+            taken += 1
+            own += TICK
+
+
+@pytest.mark.parametrize("per_tick", [1, 2, 7])
+@pytest.mark.parametrize("ppm", [-100, -20, 0, 20, 100])
+def test_drift_costs_as_many_slips_as_it_makes_ticks(per_tick: int, ppm: int) -> None:
+    ticks = 60_000
+    bench = Bench(per_tick)
+    depth = []
+    newest = START
+    for what, number in drifting(per_tick, ppm, ticks):
+        if what == "cell":
+            bench.put(number)
+            newest = number
+        else:
+            bench.tick(number)
+            if bench.taken:
+                depth.append((newest + 1 - bench.queue.next + 99) & SLOT_MASK)
+    bench.check()
+    expected = ticks * abs(ppm) / 1_000_000  # 6 at 100 ppm
+    assert expected - 4 <= bench.queue.slips <= expected + 1
+    assert len(bench.holds) == (bench.queue.slips if ppm > 0 else 0), "a slow source is waited for"
+    lost = sum(held is None for _, held in bench.taken[5 * per_tick :])
+    assert lost == 0, "a slow source costs no cell"
+    skipped = (ticks * per_tick - len(bench.holds) * per_tick) - len(bench.taken)
+    assert skipped <= 3 * per_tick
+    assert max(depth) <= 99 + 5 * per_tick, "latency is bounded (99: it may be just below zero)"
+
+
+def test_a_lost_cell_is_substituted_under_its_own_number() -> None:
+    bench = Bench(2)
+    for tick in range(50):
+        for n in range(2):
+            if (tick, n) != (20, 1):
+                bench.put(100 + 2 * tick + n)
+        bench.tick(tick)
+    assert [slot for slot, held in bench.taken if held is None] == [98, 99, 141]
+    assert bench.queue.missing == 3
+    assert bench.queue.slips == 0
+
+
+def test_before_the_first_cell_nothing_is_due() -> None:
+    bench = Bench(3)
+    for tick in range(2 * SLIP_SPACING):
+        bench.tick(tick)
+    assert bench.taken == []
+    assert bench.queue.slips == 0
+
+
+def test_a_node_that_stood_still_catches_up_at_once() -> None:
+    """Its queue passes over the slots of the ticks it skipped; no cell that comes after that is late."""
+    bench = Bench(3)
+    stood_still = range(40, 61)
+    for tick in range(100):
+        if tick == stood_still.stop:
+            bench.queue.skip(3 * len(stood_still))
+        for n in range(3):
+            bench.put(3 * tick + n)
+        if tick not in stood_still:
+            bench.tick(tick)
+    held = [held for _, held in bench.taken if held is not None]
+    assert held == [*range(3 * 39), *range(3 * 61, 3 * 99)]
+    assert bench.queue.slips == 0
+
+
+def test_a_steady_delay_is_made_up_for_tick_by_tick() -> None:
+    """A path that became longer for good: late cells are lost until the queue has held often enough."""
+    bench = Bench(2)
+    delay = 3
+    for tick in range(5 * SLIP_SPACING):
+        source = tick if tick < 100 else tick - delay
+        if tick < 100 or tick >= 100 + delay:
+            for n in range(2):
+                bench.put(2 * source + n)
+        bench.tick(tick)
+    assert len(bench.holds) == delay
+    assert all(held is not None for _, held in bench.taken[-2 * SLIP_SPACING // 2 :])
+    bench.check()
