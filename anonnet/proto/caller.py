@@ -22,7 +22,7 @@ from anonnet.proto import orders as o
 from anonnet.proto.neighbours import Host, Neighbour, Neighbours
 from anonnet.proto.path import KnownNode
 from anonnet.proto.redundancy import STRIPE, Redundancy
-from anonnet.proto.stream import Stream
+from anonnet.proto.stream import Stream, StreamFull
 from anonnet.wire import control, signal
 from anonnet.wire.control import Reason
 from anonnet.wire.signal import SignalMessage
@@ -120,7 +120,7 @@ class Caller:
         watcher.on_step(f"create: asking {self._hop_name(route, 0)}")
         create = control.Create(route_id, *rate, first.format.code, route.shaking.message)
         self._host.say(first.handle, create)
-        return route
+        return route if handle in self.routes else route.reason
 
     def owns(self, link: int, route_id: RouteId) -> bool:
         """Whether a route id of a link belongs to a route of ours."""
@@ -136,6 +136,7 @@ class Caller:
         if isinstance(message, control.Created):
             if route.state is RouteState.CREATING:
                 self._host.order(o.AddCallerRoute(route.handle, link, route.route_id, *route.rate))
+                route.state = RouteState.EXTENDING  # the data plane has it now, also if the reply is no good
                 self._grown(route, message.handshake, 0, now)
         else:
             self.end(route.handle, message.reason, tell=False)
@@ -178,8 +179,12 @@ class Caller:
 
     def signal(self, route: OwnRoute, hop: int, message: SignalMessage, now: int) -> None:
         """Send a message to one hop of a route."""
-        route.streams[hop].send(signal.encode(message))
-        self._transmit(route, now)
+        try:
+            route.streams[hop].send(signal.encode(message))
+        except StreamFull:
+            self.end(route.handle, Reason.TIMEOUT)
+        else:
+            self._transmit(route, now)
 
     def _arrange(self, route: OwnRoute, wish: Wish, hop: int, now: int) -> None:
         """Send as wished, and ask the exit to: over each route, since any may be the only one."""

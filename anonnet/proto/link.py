@@ -26,7 +26,7 @@ from anonnet.errors import Malformed, PeerFault
 from anonnet.ids import NodeId
 from anonnet.proto import orders as o
 from anonnet.proto.profile import Profile, Schedule
-from anonnet.proto.stream import Stream
+from anonnet.proto.stream import Stream, StreamFull
 from anonnet.wire import control
 from anonnet.wire.handshake import LinkAnswer, LinkOffer, Status
 
@@ -239,9 +239,15 @@ class Link:
         self._opening = self._rekeying = self._fresh = self._answered = None
         self._heard = now
 
-    def send(self, message: control.ControlMessage) -> None:
-        """Queue a control message; `transmit` hands its cells to the data plane."""
-        self._stream.send(control.encode(message))
+    def send(self, message: control.ControlMessage, now: int) -> None:
+        """Queue a control message; `transmit` hands its cells to the data plane.
+
+        A neighbour that lets too many pile up costs the link, like one that breaks the protocol.
+        """
+        try:
+            self._stream.send(control.encode(message))
+        except StreamFull as fault:
+            self._break(fault, now)
 
     def transmit(self, now: int) -> None:
         """Give the data plane what the control channel has to send."""
@@ -258,16 +264,21 @@ class Link:
                 message = control.decode(raw)
                 if not self._own_message(message, now):
                     self._around.on_message(self.handle, message)
+                if self.state is not LinkState.UP:
+                    return  # by this very message: what came after it belongs to a session that is over
         except PeerFault as fault:
-            self.trouble = f"neighbour broke the protocol: {fault}"
-            self._next_try = now + self._retry_ns
-            self._fall(now)
+            self._break(fault, now)
+
+    def _break(self, fault: PeerFault, now: int) -> None:
+        self.trouble = f"neighbour broke the protocol: {fault}"
+        self._next_try = now + self._retry_ns
+        self._fall(now)
 
     def _own_message(self, message: control.ControlMessage, now: int) -> bool:
         """Handle what concerns the link alone; False for the rest."""
         match message:
             case control.Rekey(index, noise):
-                self._answer_rekey(index, noise)
+                self._answer_rekey(index, noise, now)
             case control.Rekeyed(noise):
                 self._finish_rekey(noise)
             case control.Bye():
@@ -275,7 +286,7 @@ class Link:
                 self._next_try = now + self._retry_ns
                 self._fall(now)
             case control.Echo(token):
-                self.send(control.EchoReply(token))
+                self.send(control.EchoReply(token), now)
             case control.EchoReply(token):
                 self.round_trip_ns = now - token if token <= now else None
             case _:
@@ -292,21 +303,21 @@ class Link:
         if now >= self._ask_at:
             self._ask_at += REKEY_NS
             if self._rekeying is None:
-                self._ask_fresh()
+                self._ask_fresh(now)
         if now >= self._use_at:
             self._use_at += REKEY_NS
             if self._fresh is not None:
                 self._around.order(self._fresh)
                 self._fresh = None
 
-    def _ask_fresh(self) -> None:
+    def _ask_fresh(self, now: int) -> None:
         self._opening_index = self._around.new_index(self.handle)
         self._rekeying = LinkInitiator(
             self._around.suite, self._around.static, self.peer.link_public, b"", self._channel
         )
-        self.send(control.Rekey(self._opening_index, self._rekeying.message))
+        self.send(control.Rekey(self._opening_index, self._rekeying.message), now)
 
-    def _answer_rekey(self, index: int, noise: bytes) -> None:
+    def _answer_rekey(self, index: int, noise: bytes, now: int) -> None:
         accepted = LinkResponder(self._around.suite, self._around.static, self._channel).read(noise)
         if accepted.remote_public != self.peer.link_public:
             raise Malformed("rekey in another node's name")
@@ -314,7 +325,7 @@ class Link:
         reply, keys = accepted.reply(own_index.to_bytes(3, "big"))
         self._around.order(o.SetSession(self.handle, own_index, index, keys.send, keys.receive, confirm=True))
         self._channel = keys.channel
-        self.send(control.Rekeyed(reply))
+        self.send(control.Rekeyed(reply), now)
 
     def _finish_rekey(self, noise: bytes) -> None:
         if self._rekeying is None:

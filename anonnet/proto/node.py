@@ -91,7 +91,7 @@ class Node:
 
     def say(self, link: int, message: control.ControlMessage) -> None:
         """Send a control message to a neighbour; one that cannot take it is as good as dead."""
-        self.links[link].send(message)
+        self.links[link].send(message, self.now)
         self.links[link].transmit(self.now)
 
     def new_route(self) -> int:
@@ -261,5 +261,5 @@ class Node:
             self.relay.end(handle, Reason.STOPPING)
         for link in self.links.values():
             if link.state is LinkState.UP:
-                link.send(control.Bye(Reason.STOPPING))
+                link.send(control.Bye(Reason.STOPPING), now)
                 link.transmit(now)

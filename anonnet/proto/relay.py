@@ -30,7 +30,7 @@ from anonnet.ids import RouteId
 from anonnet.proto import orders as o
 from anonnet.proto.exits import ExitCircuits
 from anonnet.proto.neighbours import Host, Neighbour, Neighbours
-from anonnet.proto.stream import Stream
+from anonnet.proto.stream import Stream, StreamFull
 from anonnet.wire import control, signal
 from anonnet.wire.control import Reason
 
@@ -119,6 +119,9 @@ class Relay:
                 if (route := self._onward(link, route_id)) is not None:
                     self._host.order(o.ExtendRelayRoute(route.handle, link, route_id))
                     route.reply = reply
+                elif route_id not in self._neighbours[link].routes:
+                    # Given up in the meantime; our DESTROY came before the route that it should have ended.
+                    self._host.say(link, control.Destroy(route_id, Reason.ROUTE_DEAD))
             case control.Refused(route_id, reason):
                 if (route := self._onward(link, route_id)) is not None:
                     self._forget_onward(route)
@@ -255,8 +258,13 @@ class Relay:
         self._signal(route, signal.Opened(), now)
 
     def _signal(self, route: HopRoute, message: signal.SignalMessage, now: int) -> None:
-        route.stream.send(signal.encode(message))
-        self._transmit(route, now)
+        """Tell the caller; one that takes nothing in loses its route."""
+        try:
+            route.stream.send(signal.encode(message))
+        except StreamFull:
+            self.end(route.handle, Reason.TIMEOUT)
+        else:
+            self._transmit(route, now)
 
     def _transmit(self, route: HopRoute, now: int) -> None:
         frames = route.stream.poll_transmit(now)

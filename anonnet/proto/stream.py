@@ -37,10 +37,11 @@ ACK_DELAY_NS: Final = 20 * MS  # well below the smallest time-out
 ACK_EVERY: Final = 2  # in-order frames that one delayed acknowledgement may cover (RFC 5681)
 REORDER_LIMIT: Final = 3
 MAX_QUEUE: Final = 256 * 1024  # bytes sent by the user and not yet acknowledged
+MAX_FRAGMENTS: Final = 2048  # of them waiting for their first turn: small messages cost more than their bytes
 
 
 class StreamFull(PeerFault):
-    """The peer acknowledges so slowly that `MAX_QUEUE` bytes wait for it."""
+    """The peer acknowledges so slowly that `MAX_QUEUE` bytes, or `MAX_FRAGMENTS`, wait for it."""
 
 
 class RoundTrip:
@@ -127,7 +128,7 @@ class Stream:
         """Queue a message of 1 to MAX_MESSAGE bytes; raise StreamFull when too much waits already."""
         if not 0 < len(message) <= MAX_MESSAGE:
             raise ValueError(f"a message has 1 to {MAX_MESSAGE} bytes, not {len(message)}")
-        if self._backlog + len(message) > MAX_QUEUE:
+        if self._backlog + len(message) > MAX_QUEUE or len(self._queue) >= MAX_FRAGMENTS:
             raise StreamFull("the peer acknowledges too slowly")
         self._backlog += len(message)
         for at in range(0, len(message), self._room):

@@ -181,6 +181,10 @@ class SimNode:
         self._deadline: int | None = None
         self.start()
 
+    def known(self, other: SimNode) -> KnownNode:
+        """Return what this node knows of another."""
+        return self._known[other.keys.node_id]
+
     # -- what happens to a node -------------------------------------------------------------------
 
     def start(self) -> None:

@@ -8,15 +8,18 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import Final
 
+from anonnet.proto.caller import OwnRoute, Watcher, Wish
 from anonnet.proto.hops import CallerRoute, HopRoute
 from anonnet.proto.keeper import CircuitState
 from anonnet.proto.link import LinkState
 from anonnet.proto.plane import Plane
 from anonnet.sim.world import MS, SECOND, SimNode, World
 from anonnet.spec import INNER4_CALLER
+from anonnet.wire.control import Reason
 
 CHAIN: Final = ("caller", "r1", "r2", "exit")
 CHAIN_LINKS: Final = (("caller", "r1"), ("r1", "r2"), ("r2", "exit"))
@@ -145,3 +148,37 @@ class Traffic:
     def _at_caller(self, role: str, data: bytearray) -> None:
         assert role == "caller"
         self.back.append(number_of(data))
+
+
+# -- single routes --------------------------------------------------------------------------------
+
+
+class Attempt:
+    """One route built by hand along named nodes, and what became of it."""
+
+    def __init__(self, world: World, path: tuple[str, ...], rate: int = 10_000, circuit: bool = False,
+                 onion_of: Mapping[str, str] | None = None) -> None:  # fmt: skip
+        """Ask for it; `onion_of` puts another node's onion key under a name, as an outdated invite would."""
+        self.reason: Reason | None = None
+        self.ready = False
+        self.echoes: list[int] = []
+        self.steps: list[str] = []
+        caller = world.nodes["caller"]
+        known = [caller.known(world.nodes[name]) for name in path]
+        for index, name in enumerate(path):
+            if other := (onion_of or {}).get(name):
+                known[index] = replace(known[index], onion_public=world.nodes[other].keys.onion_public)
+        watcher = Watcher(
+            self.steps.append, self._on_ready, self._on_dead, lambda *seen: self.echoes.append(seen[2])
+        )
+        wish = Wish(1, bytes(32)) if circuit else None
+        built = caller.core.caller.build(known, (rate, rate), wish, watcher, world.now)
+        assert isinstance(built, OwnRoute)
+        self.route = built
+        caller.wake()
+
+    def _on_ready(self, _handle: int) -> None:
+        self.ready = True
+
+    def _on_dead(self, _handle: int, reason: Reason) -> None:
+        self.reason = reason
