@@ -1,4 +1,4 @@
-"""The control process: asyncio around the control core. Unprivileged; it is what parses peers' messages."""
+"""The control core's surroundings in the daemon: the pipe to the data plane, a timer, what outlives a run."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import contextlib
 import json
 import logging
 import os
-import signal
 import socket
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +23,7 @@ from anonnet.ids import short
 from anonnet.node.config import Config
 from anonnet.node.peers import Peer
 from anonnet.node.pipe import ReportPipe
-from anonnet.node.privileges import User, become
+from anonnet.node.privileges import User
 from anonnet.proto import orders as o
 from anonnet.proto.exits import ExitCircuits
 from anonnet.proto.link import LinkPeer, LinkState
@@ -157,31 +155,6 @@ class Control:
         await asyncio.sleep(GOODBYE_SECONDS)
         with contextlib.suppress(OSError):
             self._pipe.send([o.Stop()])
-
-
-def run(given: Inherited) -> int:
-    """Run the control process until told to stop; returns its exit code."""
-    from anonnet.node.service import Service  # noqa: PLC0415  the server and the core know of each other
-
-    become(given.user)
-
-    async def main() -> int:
-        loop = asyncio.get_running_loop()
-        control = Control(given, loop)
-        service = Service(control, given.listener)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, control.stopping.set)
-        if given.debug and sys.stdin is not None and sys.stdin.isatty():
-            loop.add_signal_handler(signal.SIGTSTP, service.debug_on_terminal)
-        else:
-            signal.signal(signal.SIGTSTP, signal.SIG_IGN)
-        serving = asyncio.create_task(service.serve())
-        await control.stopping.wait()
-        serving.cancel()
-        await control.stop()
-        return 0
-
-    return asyncio.run(main())
 
 
 # -- what the configuration says, as the core wants it ----------------------------------------------

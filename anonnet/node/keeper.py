@@ -22,7 +22,7 @@ import click
 from anonnet.crypto.keys import load_keys
 from anonnet.errors import AnonNetError, OperatorError
 from anonnet.net.sockets import Listening, open_sockets
-from anonnet.node import control, dataplane, pipe
+from anonnet.node import control, controlplane, dataplane, pipe
 from anonnet.node.api import SOCKET_NAME
 from anonnet.node.config import Config
 from anonnet.node.peers import read_peers, require_link
@@ -72,7 +72,7 @@ def run(config: Config, debug: bool, verbose: bool, plane: type[Plane] = Plane) 
         )
         children = {
             _fork("data plane", lambda: dataplane.run(config, sockets, for_plane, user, plane)): "data plane",
-            _fork("control", lambda: control.run(given)): "control",
+            _fork("control", lambda: controlplane.run(given)): "control",
         }
         for_control.close()
         for_plane.close()

@@ -95,7 +95,6 @@ class OrderPipe(_End):
             reports = [report for report in reports if not isinstance(report, o.HandshakeSeen)]
         self._push(reports)
 
-
     def give_back(self, descriptor: int) -> None:
         """Let control close a descriptor that it gave us."""
         self._waiting.append((self._encode([]), [descriptor]))
