@@ -1,0 +1,34 @@
+"""The control process: asyncio, no privileges. It is what parses peers' messages and users' requests."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+
+from anonnet.node.control import Control, Inherited
+from anonnet.node.privileges import become
+from anonnet.node.service import Service
+
+
+def run(given: Inherited) -> int:
+    """Run until told to stop, or until the data plane ends; return the exit code."""
+    become(given.user)
+    return asyncio.run(_run(given))
+
+
+async def _run(given: Inherited) -> int:
+    loop = asyncio.get_running_loop()
+    control = Control(given, loop)
+    service = Service(control, given.listener)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, control.stopping.set)
+    if given.debug and sys.stdin is not None and sys.stdin.isatty():
+        loop.add_signal_handler(signal.SIGTSTP, service.debug_on_terminal)
+    else:
+        signal.signal(signal.SIGTSTP, signal.SIG_IGN)
+    serving = asyncio.create_task(service.serve())
+    await control.stopping.wait()
+    serving.cancel()
+    await control.stop()
+    return 0
