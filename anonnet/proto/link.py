@@ -100,7 +100,7 @@ class Link:
         self._answered: SessionKeys | None = None  # as responder, until the peer uses it
         self._channel = b""
         self._retry_ns = FIRST_RETRY_NS
-        self._next_try = now
+        self._tried = self._next_try = now
         self._ask_at = 0  # for fresh keys ...
         self._use_at = 0  # ... and when to use them
         self._opened = False  # this end opened the session, so it rekeys
@@ -122,6 +122,7 @@ class Link:
         self._opening = LinkInitiator(
             self._around.suite, self._around.static, self.peer.link_public, offer.encode()
         )
+        self._tried = now
         self._next_try = now + self._retry_ns + int.from_bytes(self._around.random(4), "big") % (200 * MS)
         self._retry_ns = min(self._retry_ns * 3 // 2, LAST_RETRY_NS)
         if self.state is LinkState.DOWN:
@@ -172,17 +173,17 @@ class Link:
 
     def on_offer(self, accepted: Accepted, offer: LinkOffer, source: o.Endpoint, now: int) -> bytes | None:
         """The peer opens: return the answer to send, or None if our own attempt stands."""
-        if self._opening is not None and self._around.node_id < self.peer.node_id and now < self._next_try:
-            return None
+        young = self._opening is not None and now - self._tried < FIRST_RETRY_NS
+        if young and self._around.node_id < self.peer.node_id:
+            return None  # an older attempt was for a neighbour that was not there
         self._opening = None
         schedule = self.peer.schedule
         status = Status.OK
         if offer.suite_code != self._around.suite.code:
             status = Status.SUITE
-        elif (
-            offer.format_code != self.peer.profile.format.code
-            or Schedule(offer.tick_ns, offer.cells_out, offer.cells_in) != schedule.mirrored
-        ):
+        elif offer.format_code != self.peer.profile.format.code:
+            status = Status.FORMAT
+        elif Schedule(offer.tick_ns, offer.cells_out, offer.cells_in) != schedule.mirrored:
             status = Status.PROFILE
         index = self._around.new_index(self.handle)
         answer = LinkAnswer(index, status, schedule.tick_ns, schedule.cells_out, schedule.cells_in)

@@ -239,11 +239,13 @@ class Plane:
 
     def _on_SendHandshake(self, order: o.SendHandshake) -> None:  # noqa: N802
         link = self.links.get(order.link)
-        if link is None or (order.endpoint is not None and order.endpoint != link.endpoint):
-            assert order.endpoint is not None
-            self.strays.extend((datagram, order.endpoint) for datagram in order.datagrams)
-        else:
-            link.handshakes.extend(order.datagrams)
+        for datagram in order.datagrams:
+            # An answer goes where the question came from and has its format: maybe not the link's.
+            fits = link is not None and len(datagram) == link.format.datagram_len
+            if link is not None and fits and order.endpoint in (None, link.endpoint):
+                link.handshakes.append(datagram)
+            elif order.endpoint is not None:
+                self.strays.append((datagram, order.endpoint))
 
     def _on_AddRelayRoute(self, order: o.AddRelayRoute) -> None:  # noqa: N802
         link = self.links[order.link]
