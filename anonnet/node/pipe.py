@@ -20,7 +20,7 @@ from anonnet.proto import orders as o
 PART: Final = 32  # orders or reports of one message; the longest, a handshake datagram, has 1.3 kB
 MAX_MESSAGE: Final = 1 << 18
 BUFFER_LEN: Final = 8 << 20
-MAX_WAITING: Final = 4096  # messages
+MAX_WAITING: Final = 1024  # messages
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -91,7 +91,10 @@ class OrderPipe(_End):
 
     def send(self, reports: list[o.Report]) -> None:
         """Pass reports on."""
-        if len(self._waiting) > MAX_WAITING:  # control is stuck: strangers lose their turn first
+        if len(self._waiting) > MAX_WAITING:  # control is stuck; all this is sent again by who sent it
+            lossy = o.HandshakeSeen | o.ControlSeen | o.SignalSeen
+            reports = [report for report in reports if not isinstance(report, lossy)]
+        elif len(self._waiting) > MAX_WAITING // 2:  # strangers lose their turn first
             reports = [report for report in reports if not isinstance(report, o.HandshakeSeen)]
         self._push(reports)
 

@@ -18,7 +18,7 @@ from anonnet.crypto.onion import Layer, LayerKeys
 from anonnet.crypto.replay import ReplayWindow
 from anonnet.proto.circuit import Circuit
 from anonnet.proto.health import Health
-from anonnet.proto.orders import Joined, Report, SignalSeen
+from anonnet.proto.orders import Joined, Reports, SignalSeen
 from anonnet.proto.queue import ForwardQueue
 from anonnet.spec import SLOT_MASK, Format, Kind
 from anonnet.wire.cell import CELL_HEADER, PAYLOAD_HEADER, ZERO16, CellRow, rows
@@ -88,7 +88,7 @@ class HopRoute:
 
     def __init__(
         self, handle: int, route_id: int, forward: LayerKeys, backward: LayerKeys, shift: int,
-        fmt: Format, scratch: Scratch, first_slot: int, reports: list[Report],
+        fmt: Format, scratch: Scratch, first_slot: int, reports: Reports,
     ) -> None:  # fmt: skip
         self.handle = handle
         self.route_id = route_id
@@ -151,7 +151,7 @@ class HopRoute:
             if self.circuit is not None:
                 self.circuit.receive(row.payload, now)
         elif kind == Kind.SIGNAL:
-            self._reports.append(SignalSeen(self.handle, 0, bytes(row.content)))
+            self._reports.offer(SignalSeen(self.handle, 0, bytes(row.content)))
 
     def take_forward(self, tick: int) -> CellRow | None:
         """Next cell due on the link away from the caller."""
@@ -242,7 +242,7 @@ class CallerRoute:
     """A route that this node calls: every layer is deciphered here."""
 
     def __init__(self, handle: int, route_id: int, scratch: Scratch, first_slot: int,
-                 reports: list[Report]) -> None:  # fmt: skip
+                 reports: Reports) -> None:  # fmt: skip
         self.handle = handle
         self.route_id = route_id
         self.hops: list[Hop] = []
@@ -301,7 +301,7 @@ class CallerRoute:
                     self.health.heard(now)
                 kind = PAYLOAD_HEADER.unpack_from(row.payload)[0] >> 12
                 if kind == Kind.SIGNAL:
-                    self._reports.append(SignalSeen(self.handle, index, bytes(row.content)))
+                    self._reports.offer(SignalSeen(self.handle, index, bytes(row.content)))
                 elif kind >= Kind.DATA and self.circuit is not None and index == len(self.hops) - 1:
                     self.circuit.receive(row.payload, now)
                 return

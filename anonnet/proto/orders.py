@@ -12,6 +12,7 @@ import msgspec
 
 from anonnet.crypto.onion import LayerKeys
 
+MAX_REPORTS = 4096  # beyond this, what others sent is not reported
 RATE_UNIT = 1000 * 1_000_000_000  # a rate times a tick length, in these, is cells
 
 
@@ -286,6 +287,15 @@ class Fault(Report, frozen=True):
     """The data plane could not do as it was told (a lost TUN, a route unknown)."""
 
     text: str
+
+
+class Reports(list[Report]):
+    """Reports that wait for control. What others send may be dropped: they will send it again."""
+
+    def offer(self, report: HandshakeSeen | ControlSeen | SignalSeen) -> None:
+        """Add what came from elsewhere, if there is room."""
+        if len(self) < MAX_REPORTS:
+            self.append(report)
 
 
 AnyReport = HandshakeSeen | ControlSeen | SignalSeen | Confirmed | Roamed | Joined | RouteGone | Stats | Fault

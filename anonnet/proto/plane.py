@@ -32,7 +32,6 @@ from anonnet.spec import FORMAT_BY_CODE, ROUTE_CONTROL, ROUTE_NULL, DatagramType
 from anonnet.wire.cell import CELL_HEADER, rows
 from anonnet.wire.datagram import HEADER
 
-MAX_REPORTS: Final = 4096  # beyond this, handshakes from strangers are dropped unread
 STATS_NS: Final = 500_000_000
 _header: Final = HEADER.unpack
 _cell_header: Final = CELL_HEADER.unpack_from
@@ -49,7 +48,7 @@ class Plane:
                  schedule_random: Callable[[int], bytes] | None = None) -> None:  # fmt: skip
         self.links: dict[int, PlaneLink] = {}
         self.beats: dict[int, Beat] = {}
-        self.reports: list[o.Report] = []
+        self.reports = o.Reports()
         self.to_tun: dict[str, list[bytearray]] = {"caller": [], "exit": []}
         self.strays: list[tuple[bytes, o.Endpoint]] = []
         self.unknown = 0  # datagrams with no session
@@ -76,7 +75,7 @@ class Plane:
         """Open and switch every datagram of an inbox; what is forged or unknown is counted, not answered."""
         sessions = self._sessions
         checked: PlaneLink | None = None
-        usual = 0  # length of the last datagram; nearly all of a burst have the same
+        usual = -1  # length of the last datagram; nearly all of a burst have the same
         self._now = now
         for index, length in enumerate(inbox.lengths):
             if length != usual:
@@ -106,7 +105,7 @@ class Plane:
             if route_id == ROUTE_NULL:
                 continue
             if route_id == ROUTE_CONTROL:
-                self.reports.append(o.ControlSeen(link.handle, bytes(row.body)))
+                self.reports.offer(o.ControlSeen(link.handle, bytes(row.body)))
                 continue
             receive = link.routes.get(route_id)
             if receive is not None:
@@ -116,8 +115,7 @@ class Plane:
         """Not one of our sessions: a handshake goes to control, all else is silence."""
         kind = start >> 24
         if kind in (DatagramType.INITIATION, DatagramType.RESPONSE, DatagramType.COOKIE):
-            if len(self.reports) < MAX_REPORTS:
-                self.reports.append(o.HandshakeSeen(inbox.source(index), inbox.datagram(index)))
+            self.reports.offer(o.HandshakeSeen(inbox.source(index), inbox.datagram(index)))
         else:
             self.unknown += 1
 
