@@ -32,7 +32,7 @@ def weather(random: Random, _datagram: bytes) -> Sequence[int]:
 
 
 class Transfer:
-    """Numbered packets, each sent again until it has arrived, which the test tells at once (selective repeat)."""
+    """Numbered packets, each sent again until it has arrived; the test itself acknowledges."""
 
     def __init__(self, world: World, count: int) -> None:
         self.world = world
