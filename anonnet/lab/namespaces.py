@@ -64,10 +64,16 @@ def cables(place: Place, hosts: Iterable[Host]) -> list[str]:
     """
     core = place.namespace(CORE)
     return [
-        f"link add name eth0 mtu 1500 netns {place.namespace(host.name)} gso_max_segs 1"
-        f" type veth peer name {host.name} mtu 1500 netns {core} gso_max_segs 1"
+        f"link add name eth0 address {_mac(host, 2)} mtu 1500 gso_max_segs 1"
+        f" netns {place.namespace(host.name)}"
+        f" type veth peer name {host.name} address {_mac(host, 1)} mtu 1500 netns {core} gso_max_segs 1"
         for host in hosts
     ]
+
+
+def _mac(host: Host, end: int) -> str:
+    """Return the hardware address of eth0 (2) or of its port (1): a local one, after the IPv4 subnet."""
+    return "02:" + host.net4[end].packed.hex(":") + ":00"
 
 
 def router_batch(hosts: Iterable[Host]) -> list[str]:
@@ -78,19 +84,25 @@ def router_batch(hosts: Iterable[Host]) -> list[str]:
             f"addr add {host.net4[1]}/{host.net4.prefixlen} dev {host.name}",
             f"addr add {host.net6[1]}/{host.net6.prefixlen} dev {host.name} nodad",
             f"link set {host.name} up",
+            *(f"neigh add {one} lladdr {_mac(host, 2)} dev {host.name}" for one in (host.ipv4, host.ipv6)),
         ]
     return batch
 
 
 def host_batch(host: Host) -> list[str]:
-    """Return the commands, run in the host, that give eth0 its addresses and default routes."""
+    """Return the commands, run in the host, that give eth0 its addresses and default routes.
+
+    Neighbour entries are permanent at both ends of the cable: who asks for whose hardware address, and when,
+    is the kernel's affair, and would stand in every capture.
+    """
+    gateways = (host.net4[1], host.net6[1])
     return [
         "link set lo up",
         f"addr add {host.ipv4}/{host.net4.prefixlen} dev eth0",
         f"addr add {host.ipv6}/{host.net6.prefixlen} dev eth0 nodad",
         "link set eth0 up",
-        f"route add default via {host.net4[1]} dev eth0",
-        f"route add default via {host.net6[1]} dev eth0",
+        *(f"neigh add {gateway} lladdr {_mac(host, 1)} dev eth0" for gateway in gateways),
+        *(f"route add default via {gateway} dev eth0" for gateway in gateways),
     ]
 
 
