@@ -112,6 +112,11 @@ class Relay:
 
     def on_message(self, link: int, message: control.ControlMessage, now: int) -> None:
         """A message of a neighbour about a route that does not start here."""
+        if isinstance(message, control.Created | control.Refused):
+            answered = self._onward(link, message.route)
+            if answered is not None and answered.reply:  # twice; the data plane has a lane for it already
+                self.end(answered.handle, Reason.PROTOCOL)
+                return
         match message:
             case control.Create():
                 self._later(now, lambda at: self._create(link, message, at), setup=True)

@@ -26,6 +26,7 @@ from anonnet.proto.plane import Plane
 from anonnet.proto.profile import parse_profile
 from anonnet.spec import ROUTE_FIRST, ROUTE_PARITY_BIT
 from anonnet.wire import control, signal
+from anonnet.wire.control import Reason
 from anonnet.wire.handshake import PARTIALS_LIMIT, tai64n
 from anonnet.wire.stream import FRAME_HEADER_LEN, Frame
 from anonnet.wire.stream import decode as decode_frame
@@ -36,6 +37,7 @@ START: Final = 10**15
 PROFILE: Final = parse_profile("10m")
 LEFT, RIGHT = 1, 2  # handles of the links
 BATCH: Final = 6 * MS
+OWN_CIRCUIT: Final = 10**9  # a handle that no circuit of others has
 
 
 class Rig:
@@ -60,6 +62,7 @@ class Rig:
         self.source = o.Endpoint("raw", "10.1.0.1", 0)
         self.inbox = Inbox(64, 0, lambda _: self.source)
         self.channels: dict[int, Channel] = {}
+        self.deaf = False  # neighbours that acknowledge nothing
         self.greetings = [  # a relay answers the same one as often as it comes
             HopInitiator(ANONNET_2026, own.onion_public, own.node_id).message for _ in range(4)
         ]
@@ -82,6 +85,8 @@ class Rig:
         while orders := self.node.take_orders():
             for order in orders:
                 self.plane.obey(order)
+                if isinstance(order, o.SendControl) and not self.deaf:
+                    self.channels[order.link].hear(order.frames)
             done += orders
         self.plane.reports.clear()
         return done
@@ -132,17 +137,18 @@ class Rig:
         orders: list[o.Order] = []
         for frame in self.channels[handle].cut(message):
             orders += self.tell(o.ControlSeen(handle, frame))
-        orders += self.wait(0)
-        for order in orders:
-            if isinstance(order, o.SendControl):
-                self.channels[order.link].hear(order.frames)
-        return orders
+        return orders + self.wait(0)
 
-    def reset_links(self) -> None:
-        """Put up again what has fallen, for the next example."""
+    def fresh(self) -> None:
+        """For the next example: links up, everything heard acknowledged, no routes of others."""
         for handle in (LEFT, RIGHT):
             if self.link(handle).state is not LinkState.UP:
                 self.raise_link(handle)
+            self.tell(o.ControlSeen(handle, self.channels[handle].acknowledge()))
+        for route in list(self.node.relay.routes):
+            self.node.relay.end(route, Reason.NONE)
+        self.wait()
+        self.sound()
 
     # -- routes -----------------------------------------------------------------------------------
 
@@ -171,7 +177,7 @@ class Rig:
         path = [self.known[self.keys[name].node_id] for name in ("right", "left")]
         nothing = Watcher(lambda _: None, lambda _: None, lambda _, __: None, lambda *_: None)
         caller = self.node.caller
-        route = caller.build(path, (1000, 1000), Wish(1, bytes(32)), nothing, self.now)
+        route = caller.build(path, (1000, 1000), Wish(OWN_CIRCUIT, bytes(32)), nothing, self.now)
         assert isinstance(route, OwnRoute)
         self.settle()
         assert route.shaking is not None
@@ -182,6 +188,12 @@ class Rig:
             for frame in channel.cut(signal.encode(message)):
                 self.tell(o.SignalSeen(route.handle, 0, frame))
         return route
+
+    def end_own_routes(self) -> None:
+        """Give up what the node calls."""
+        for handle in list(self.node.caller.routes):
+            self.node.caller.end(handle, Reason.NONE)
+        self.settle()
 
     def tell_caller(self, route: OwnRoute, message: control.ControlMessage) -> None:
         """The first hop says something about a route, past the control channel."""
@@ -222,6 +234,12 @@ class Rig:
         assert {handle for n in node.neighbours for handle in n.routes.values()} <= handles
         assert set(plane._routes) <= handles
         assert set(plane._lanes_of) == set(plane._routes)
+        for handle, link in plane.links.items():
+            assert set(link.routes) <= set(node.neighbours[handle].routes)
+            assert len(link.lanes) <= len(node.neighbours[handle].routes), "no lane without a promise"
+        assert node.relay._exits is not None
+        known = {circuit.handle for circuit in node.relay._exits._by_name.values()}
+        assert set(plane._circuits) <= known | {OWN_CIRCUIT}
         assert set(plane._sessions) == {start for k in plane.links.values() for start in k.sessions}
         assert len(node._partials) <= PARTIALS_LIMIT
         assert sum(map(len, node._indices.values())) <= 8
@@ -246,6 +264,10 @@ class Channel:
             frames.append(encode_frame(frame))
             self._sequence += 1
         return frames
+
+    def acknowledge(self) -> bytes:
+        """Return a frame that says no more than what was heard."""
+        return encode_frame(Frame(self._heard, 0))
 
     def hear(self, frames: list[bytes]) -> None:
         """Take in what the node sent."""
