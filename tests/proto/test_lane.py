@@ -1,0 +1,148 @@
+"""What a link sends in a tick: so many cells, of routes as they have earned, then control, then nulls."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anonnet.proto.lane import MAX_CONTROL, Lane, PlaneLink
+from anonnet.proto.orders import RATE_UNIT, Endpoint
+from anonnet.proto.pacer import Beat
+from anonnet.spec import HEADER_LEN, NARROW, DatagramType
+from anonnet.wire.cell import CELL_HEADER, CellRow, rows
+from anonnet.wire.datagram import HEADER, word
+
+KEY, OTHER_KEY = bytes(32), b"k" * 32
+TICK = 5_000_000
+
+
+def link(cells: int = 6, session: bool = True) -> PlaneLink:
+    beat = Beat(TICK, 0, bytes)
+    made = PlaneLink(1, NARROW, Endpoint("raw", "10.0.0.2", 0), beat, cells)
+    if session:
+        made.set_session(1, 2, KEY, KEY, confirm=False)
+    return made
+
+
+class Source:
+    """A route that always has a cell, unless it holds; counts what it is asked for."""
+
+    def __init__(self, route: int) -> None:
+        self.route = route
+        self.row = rows(NARROW, 1)[0]
+        self.asked = self.skipped = 0
+        self.holds = False
+
+    def take(self, _tick: int) -> CellRow | None:
+        self.asked += 1
+        CELL_HEADER.pack_into(self.row.cell, 0, self.route, self.asked)
+        return None if self.holds else self.row
+
+    def skip(self, slots: int) -> None:
+        self.skipped += slots
+
+    def lane(self, rate: int) -> Lane:
+        return Lane(self.route, rate, TICK, self.take, self.skip)
+
+
+def tick(sending: PlaneLink, key: bytes = KEY) -> list[int]:
+    """Prepare and open one batch; return the route ids of its cells."""
+    sending.prepare()
+    ids = []
+    for view in sending.outbox.views[: sending.ready]:
+        data = bytes(view)
+        cell = AESGCM(key).decrypt(data[:HEADER_LEN], data[HEADER_LEN:], None)
+        ids.append(CELL_HEADER.unpack_from(cell)[0])
+    sending.beat.advance(sending.beat.deadline)
+    return ids
+
+
+def test_always_as_many_datagrams_whatever_there_is() -> None:
+    sending = link()
+    source = Source(256)
+    assert tick(sending) == [0] * 6
+    sending.lanes.append(source.lane(400_000))  # two cells a tick
+    sending.control.extend([b"frame"] * 3)
+    assert tick(sending) == [256, 256, 1, 1, 1, 0]
+    source.holds = True
+    assert tick(sending) == [0] * 6, "a hold leaves its slots to nulls"
+
+
+def test_without_a_session_only_handshakes() -> None:
+    sending = link(session=False)
+    sending.prepare()
+    assert sending.ready == 0
+    sending.handshakes.extend([bytes(NARROW.datagram_len)] * 8)
+    sending.prepare()
+    assert (sending.ready, len(sending.handshakes)) == (6, 2)
+
+
+@given(st.lists(st.integers(1, 400_000), min_size=1, max_size=5), st.integers(200, 2000))
+@settings(max_examples=50)
+def test_each_route_gets_what_it_was_promised(wishes: list[int], ticks: int) -> None:
+    """Rates that are no whole number of cells, together up to 31/32 of the link."""
+    capacity = 6 * RATE_UNIT // TICK * 31 // 32
+    total = sum(wishes)
+    rates = [max(1, rate * capacity // max(total, capacity)) for rate in wishes]
+    sending = link()
+    sources = [Source(256 + index) for index in range(len(rates))]
+    sending.lanes += [source.lane(rate) for source, rate in zip(sources, rates, strict=True)]
+    counts = Counter(route for _ in range(ticks) for route in tick(sending))
+    for source, rate in zip(sources, rates, strict=True):
+        assert abs(counts[source.route] - ticks * rate * TICK / RATE_UNIT) < 2 + len(rates)
+    assert counts.total() == 6 * ticks
+
+
+@pytest.mark.parametrize("skipped", [1, 2, 40])
+def test_skipped_ticks_take_their_slots_with_them(skipped: int) -> None:
+    sending = link()
+    source = Source(256)
+    sending.lanes.append(source.lane(300_000))  # one cell and a half a tick
+    for _ in range(4):
+        tick(sending)
+    sending.prepare()
+    assert sending.beat.advance(sending.beat.deadline + skipped * TICK) == (True, skipped)
+    for _ in range(5):
+        tick(sending)
+    assert source.asked + source.skipped == (10 + skipped) * 3 // 2
+    assert source.skipped in (skipped * 3 // 2, skipped * 3 // 2 + 1)
+
+
+def test_fresh_keys_are_used_when_the_peer_has_them() -> None:
+    sending = link()
+    sending.set_session(3, 4, OTHER_KEY, OTHER_KEY, confirm=True)
+    tick(sending, KEY)
+    assert HEADER.unpack_from(sending.outbox.views[0]) == (word(DatagramType.DATA, 2), 0)
+    sending.switch()
+    tick(sending, OTHER_KEY)
+    assert HEADER.unpack_from(sending.outbox.views[0]) == (word(DatagramType.DATA, 4), 0)
+    assert HEADER.unpack_from(sending.outbox.views[5]) == (word(DatagramType.DATA, 4), 5)
+    sending.switch()  # nothing new: the counter must never begin again under one key
+    tick(sending, OTHER_KEY)
+    assert HEADER.unpack_from(sending.outbox.views[0])[1] == 6
+
+
+def test_memory_is_bounded() -> None:
+    sending = link()
+    for index in range(100):
+        sending.set_session(index, index, KEY, KEY, confirm=True)
+    sending.control.extend([b"frame"] * (3 * MAX_CONTROL))
+    sending.handshakes.extend([bytes(256)] * 1000)
+    assert (len(sending.sessions), len(sending.control), len(sending.handshakes)) == (3, MAX_CONTROL, 64)
+
+
+def test_a_dropped_session_leaves_nothing() -> None:
+    sending = link()
+    sending.lanes.append(Source(256).lane(1000))
+    sending.control.append(b"frame")
+    sending.routes[256] = lambda slot, row, now: None
+    sending.drop_session()
+    assert not sending.established
+    left = (sending.lanes, sending.control, sending.routes, sending.sessions)
+    assert [len(things) for things in left] == [0, 0, 0, 0]
+    sending.prepare()
+    assert sending.ready == 0

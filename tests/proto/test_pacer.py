@@ -1,0 +1,71 @@
+"""Beats: absolute time, whatever happens."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from random import Random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anonnet.proto.pacer import LATE_NS, Beat
+
+TICK = 5_000_000
+START = 10**15
+
+
+def beat(seed: int = 1, randomised: bool = False) -> Beat:
+    return Beat(TICK, START, Random(seed).randbytes, randomised)
+
+
+def test_the_first_deadline_is_drawn() -> None:
+    """Nodes that start together do not tick together."""
+    firsts = {beat(seed).deadline for seed in range(50)}
+    assert len(firsts) == 50
+    assert all(START + TICK <= first < START + 2 * TICK for first in firsts)
+
+
+@given(st.lists(st.integers(-1_000, 40_000_000), max_size=60))
+def test_deadlines_stay_on_the_grid_however_late_one_is(delays: list[int]) -> None:
+    """A late tick goes out at once and the next is on time; missed ones are skipped and never made up for."""
+    pacer = beat()
+    origin = pacer.deadline
+    emitted = 0
+    skips = 0
+    for delay in delays:
+        now = pacer.deadline + delay
+        late, skipped = pacer.advance(now)
+        assert late == (delay > LATE_NS)
+        assert skipped == max(0, delay // TICK)
+        emitted += 1
+        skips += skipped
+        assert (pacer.deadline - origin) % TICK == 0
+        assert now < pacer.deadline <= now + TICK + 1_000
+        assert pacer.tick == emitted + skips == (pacer.deadline - origin) // TICK
+
+
+@given(st.integers(0, 2**32))
+def test_randomised_deadlines_move_but_the_rate_does_not(seed: int) -> None:
+    pacer = beat(seed, randomised=True)
+    origin = pacer.deadline
+    deadlines = []
+    for _ in range(400):
+        deadlines.append(pacer.deadline)
+        assert pacer.advance(pacer.deadline) == (False, 0)
+    offsets = [at - origin - n * TICK for n, at in enumerate(deadlines)]
+    assert all(0 <= offset < TICK // 2 for offset in offsets)
+    assert len(set(offsets)) > 390
+    assert all(later - earlier > TICK // 2 for earlier, later in pairwise(deadlines))
+
+
+def test_sealing_begins_a_fixed_time_ahead() -> None:
+    """The lead depends on how many cells the beat has, never on what is in them or how long it took."""
+    pacer = beat()
+    idle = pacer.deadline - pacer.prepare_at
+    pacer.cells = 18
+    lead = pacer.deadline - pacer.prepare_at
+    assert lead > idle
+    pacer.advance(pacer.deadline + 3 * TICK)
+    assert pacer.deadline - pacer.prepare_at == lead
+    pacer.cells = 10**6
+    assert pacer.deadline - pacer.prepare_at == TICK // 2
