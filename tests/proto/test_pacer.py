@@ -30,14 +30,12 @@ def test_deadlines_stay_on_the_grid_however_late_one_is(delays: list[int]) -> No
     """A late tick goes out at once and the next is on time; missed ones are skipped and never made up for."""
     pacer = beat()
     origin = pacer.deadline
-    emitted = 0
     skips = 0
-    for delay in delays:
+    for emitted, delay in enumerate(delays, start=1):
         now = pacer.deadline + delay
         late, skipped = pacer.advance(now)
         assert late == (delay > LATE_NS)
         assert skipped == max(0, delay // TICK)
-        emitted += 1
         skips += skipped
         assert (pacer.deadline - origin) % TICK == 0
         assert now < pacer.deadline <= now + TICK + 1_000
