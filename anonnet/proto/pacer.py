@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Final
 
 LATE_NS: Final = 1_000_000  # later than this counts as late
-LEAD_BASE_NS: Final = 400_000  # sealing starts this long before the deadline ...
-LEAD_CELL_NS: Final = 4_000  # ... plus this for each cell that the beat sends; never measured, so
+LEAD_BASE_NS: Final = 400_000  # taking in and sealing start this long before the deadline ...
+LEAD_CELL_NS: Final = 10_000  # ... plus this for each cell that the beat sends; never measured, so
 # that the moment of sealing says nothing of how busy the node is
 RANDOM_SHARE: Final = 2  # randomised: deadlines move by up to a tick over this
 
