@@ -113,7 +113,7 @@ class Driver:
             self._report()
 
     def _catch_up(self, until: int) -> None:
-        """Take in all that has come, as far as time allows: it may go out with the batch about to be sealed."""
+        """Take in all that has come, while there is time: it may go out with the batch about to be sealed."""
         while self._take_in(self._watched, 0):
             if self._clock() >= until:
                 self._emptied = False
