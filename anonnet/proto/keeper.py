@@ -30,6 +30,7 @@ FIRST_RETRY_NS: Final = SECOND // 4
 LAST_RETRY_NS: Final = 30 * SECOND
 YOUNG_NS: Final = 60 * SECOND
 LEAST_SCALE: Final = 64  # a circuit asks for no less than this part of what its first link has free
+FULL_SHARE: Final = 256  # a link with less than one in so many of its slots to spare is full
 LIFE_NS: Final = (480 * SECOND, 720 * SECOND)  # a route's, from the least to the most
 ABANDON_NS: Final = 10 * SECOND  # without an open route, a circuit is given up and another exit may do
 AT_ONCE: Final = 0
@@ -186,7 +187,8 @@ class CircuitKeeper:
         first = self._neighbours.find(path[0].node_id)
         assert first is not None
         watcher = Watcher(self._step, self._ready, self._dead, lambda *_: None)
-        built = self._caller.build(path, self._rate(first), self._circuit, watcher, now)
+        rate = self._rate(first)
+        built = self._caller.build(path, rate, self._circuit, watcher, now) if rate else Reason.NO_SLOTS
         if isinstance(built, Reason):
             self._failed_on(path, built)
             return
@@ -232,14 +234,19 @@ class CircuitKeeper:
             return "no peer is an exit" if self._exit is None else "the exit asked for is not among the peers"
         return f"no path of {self._hops} hops over the links that the peers' invites name"
 
-    def _rate(self, first: Neighbour) -> tuple[int, int]:
+    def _rate(self, first: Neighbour) -> tuple[int, int] | None:
+        """Return what to ask of the first link, forward and backward; None if it is full.
+
+        With next to nothing to spare a route could be had, but no cell of its set-up would pass in time.
+        """
         budget = first.budget
 
         def part(free: int, capacity: int) -> int:
-            spare = max(0, free - capacity // TEST_SHARE)
-            return max(1, int(spare * self._share) // self._scale)
+            spare = free - capacity // TEST_SHARE
+            return max(1, int(spare * self._share) // self._scale) if spare * FULL_SHARE > capacity else 0
 
-        return part(budget.free_out, budget.capacity_out), part(budget.free_in, budget.capacity_in)
+        rate = part(budget.free_out, budget.capacity_out), part(budget.free_in, budget.capacity_in)
+        return rate if all(rate) else None
 
     def _step(self, text: str) -> None:
         self.on_step(text)
