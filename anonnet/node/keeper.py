@@ -26,7 +26,7 @@ from anonnet.node import control, controlplane, dataplane, pipe
 from anonnet.node.api import SOCKET_NAME
 from anonnet.node.config import Config
 from anonnet.node.peers import read_peers, require_link
-from anonnet.node.privileges import User, die_with_parent, find_user
+from anonnet.node.privileges import User, die_with_parent, find_user, require_cling
 from anonnet.proto.plane import Plane
 from anonnet.tun.apply import Session, apply_all
 from anonnet.tun.exit import gather_exit_facts, plan_exit
@@ -51,6 +51,8 @@ def run(config: Config, debug: bool, verbose: bool, plane: type[Plane] = Plane) 
     peers = read_peers(config, keys.node_id, "configuration")
     require_link(peers, "configuration")
     user = find_user(config.node.user) if os.geteuid() == 0 else None
+    _require_free(config.node.run_dir)
+    require_cling(config.data_plane.realtime_priority, config.data_plane.lock_memory)
     guard_dir = _own_dir(config.node.state_dir / "control", user)
     transport = config.transport
     sockets = open_sockets(Listening(
@@ -100,15 +102,20 @@ def _own_dir(path: Path, user: User | None) -> Path:
     return path
 
 
+def _require_free(run_dir: Path) -> None:
+    """Refuse to be a second daemon of the same configuration, before its sockets turn out to be taken."""
+    path = run_dir / SOCKET_NAME
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+        other.connect(str(path))
+        raise OperatorError(f"a daemon already listens at {path}", "stop it, or use another node.run_dir")
+
+
 def _listen(run_dir: Path, user: User | None) -> socket.socket:
-    """Open the control socket; a second daemon of the same configuration is refused."""
+    """Open the control socket."""
     path = run_dir / SOCKET_NAME
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
-            other.connect(str(path))
-            raise OperatorError(f"a daemon already listens at {path}", "stop it, or use another node.run_dir")
         path.unlink(missing_ok=True)
         listener.bind(str(path))
         path.chmod(0o660)
@@ -119,9 +126,6 @@ def _listen(run_dir: Path, user: User | None) -> socket.socket:
     except OSError as error:
         listener.close()
         raise OperatorError(f"cannot make the control socket {path}", error.strerror or str(error)) from None
-    except OperatorError:
-        listener.close()
-        raise
     return listener
 
 

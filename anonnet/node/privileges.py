@@ -11,6 +11,7 @@ import gc
 import grp
 import os
 import pwd
+import resource
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +23,7 @@ PR_SET_PDEATHSIG: Final = 1
 PR_SET_NO_NEW_PRIVS: Final = 38
 MCL_CURRENT_FUTURE: Final = 3
 CAP_IPC_LOCK: Final = 14
+CAP_SYS_NICE: Final = 23
 CAPABILITY_VERSION_3: Final = 0x20080522
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -80,17 +82,30 @@ def die_with_parent(signal_number: int) -> None:
     _libc.prctl(PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
 
 
+def require_cling(priority: int, lock_memory: bool) -> None:
+    """OperatorError unless `cling` may do as much; to be asked before anything is begun."""
+    if lock_memory and not _holds(CAP_IPC_LOCK) and resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] != -1:
+        hint = "grant CAP_IPC_LOCK or set data_plane.lock_memory = false"
+        raise OperatorError("may not lock memory", hint)
+    if priority and not _holds(CAP_SYS_NICE) and resource.getrlimit(resource.RLIMIT_RTPRIO)[0] < priority:
+        hint = "grant CAP_SYS_NICE or set data_plane.realtime_priority = 0"
+        raise OperatorError("may not use real-time scheduling", hint)
+
+
+def _holds(capability: int) -> bool:
+    """Whether a capability is effective (capget(2))."""
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+    data = (ctypes.c_uint32 * 6)()
+    _libc.capget(header, data)
+    return bool(data[3 * (capability // 32)] >> capability % 32 & 1)
+
+
 def cling(priority: int, lock_memory: bool) -> None:
-    """SCHED_FIFO, locked memory, frozen garbage collector; OperatorError if the kernel will not."""
+    """SCHED_FIFO, locked memory, frozen garbage collector: what `require_cling` found to be allowed."""
     gc.collect()
     gc.freeze()
     gc.disable()
     if lock_memory and _libc.mlockall(MCL_CURRENT_FUTURE) != 0:
-        hint = "grant CAP_IPC_LOCK or set data_plane.lock_memory = false"
-        raise OperatorError(f"may not lock memory ({os.strerror(ctypes.get_errno())})", hint)
+        raise OperatorError("cannot lock memory", os.strerror(ctypes.get_errno()))
     if priority:
-        try:
-            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
-        except PermissionError:
-            hint = "grant CAP_SYS_NICE or set data_plane.realtime_priority = 0"
-            raise OperatorError("may not use real-time scheduling", hint) from None
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
