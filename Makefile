@@ -1,6 +1,6 @@
 # sudo make lab     a network of real nodes on this machine, shown working, then removed
 # sudo make test    every check and every test, those that need root too
-# make bench        what a cell costs at one hop: a table, and JSON in build/bench.json
+# sudo make bench   what a cell costs at one hop: tables, and JSON in build/bench.json
 # make check        ruff, mypy --strict, import-linter
 # make clean        remove what make made
 #
@@ -52,7 +52,7 @@ pytest: venv
 
 bench: venv
 	@mkdir -p build
-	$(BIN)/python -m tests.bench --json build/bench.json
+	$(BIN)/anonnet-tun bench --json build/bench.json
 
 check: venv
 	$(BIN)/ruff check .

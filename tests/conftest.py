@@ -7,7 +7,7 @@ import os
 import hypothesis
 import pytest
 
-# A busy machine is no bug; what must be fast is measured by tests.bench.
+# A busy machine is no bug; what must be fast is measured by `anonnet-tun bench`.
 hypothesis.settings.register_profile("anonnet", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("anonnet")
 

@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "ping": ("anonnet.cli.ping:ping", "Send echoes to a node inside the network."),
     "cleanup": ("anonnet.cli.down:cleanup", "Undo every change to this host that a crash left behind."),
     "lab": ("anonnet.cli.lab:lab", "A network of real nodes on this machine."),
+    "bench": ("anonnet.cli.bench:bench", "Measure what a cell costs on this machine."),
 }
 
 

@@ -1,0 +1,1 @@
+"""What a cell costs: `anonnet-tun bench` (docs/performance.md)."""

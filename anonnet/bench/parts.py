@@ -1,0 +1,186 @@
+"""What the parts of a hop take, hot and one by one: planes moved by hand, medians of many ticks.
+
+`seal` and `open` are timed on link nulls, a layer by itself; `switch` is what the relay's plane takes beyond
+those: finding session and route, replay window, queue, pacing. The real thing, with its sockets and its
+cold caches, is in `relay`.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from anonnet.bench.planes import LEFT, RIGHT, Site, join, lay_route, layer_keys
+from anonnet.crypto.onion import Layer
+from anonnet.proto import orders as o
+from anonnet.proto.inbox import STRIDE, Inbox
+from anonnet.proto.plane import Plane
+from anonnet.proto.profile import Schedule
+from anonnet.spec import Format
+from anonnet.wire.cell import rows
+
+CELLS: Final = 22  # per tick and link: t3 with wide cells
+SCHEDULE: Final = Schedule(5_000_000, CELLS, CELLS)
+HERE: Final = o.Endpoint("raw", "192.0.2.1", 0)
+SITE: Final = Site(HERE, HERE, HERE)
+WARM_TICKS: Final = 20
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Microseconds for each cell, but for the last two."""
+
+    seal: float
+    open: float
+    encipher: float
+    decipher: float
+    switch: float
+    kept_blocks: float  # memory blocks that a forwarded cell leaves behind
+    peak_kib: float  # memory that forwarding a tick takes and gives back
+
+
+class Wire:
+    """Carries one link's outbox to the plane at its other end."""
+
+    def __init__(self, source: Plane, link: int, target: Plane) -> None:
+        self._link, self._target = source.links[link], target
+        self._inbox = Inbox(CELLS, 0, lambda index: HERE)
+
+    def carry(self) -> None:
+        """Copy what is ready; `deliver` takes it up."""
+        for index, view in enumerate(self._link.outbox.views[: self._link.ready]):
+            self._inbox.memory[index * STRIDE : index * STRIDE + len(view)] = view
+        self._inbox.lengths = [self._link.outbox.length] * self._link.ready
+
+    def deliver(self, now: int) -> None:
+        """Let the other end open and switch them."""
+        self._target.receive(self._inbox, now)
+
+
+class Chain:
+    """Caller, relay and exit, one tick at a time."""
+
+    def __init__(self, fmt: Format) -> None:
+        self.caller, self.relay, self.exit = (Plane(0, os.urandom) for _ in range(3))
+        lay_route(self.caller, self.relay, self.exit, fmt, SCHEDULE, SITE)
+        self._in = Wire(self.caller, LEFT, self.relay), Wire(self.exit, RIGHT, self.relay)
+        self._out = Wire(self.relay, LEFT, self.caller), Wire(self.relay, RIGHT, self.exit)
+
+    def feed(self) -> int:
+        """Let the ends seal a tick and carry it to the relay; return the time."""
+        for plane in (self.caller, self.exit):
+            tick(plane)
+        for wire in self._in:
+            wire.carry()
+        (beat,) = self.relay.beats.values()
+        return beat.deadline
+
+    def forward(self, now: int) -> None:
+        """All that the relay's plane does in a tick."""
+        for wire in self._in:
+            wire.deliver(now)
+        tick(self.relay)
+
+    def drain(self, now: int) -> None:
+        """Carry the relay's tick to the ends."""
+        for wire in self._out:
+            wire.carry()
+            wire.deliver(now)
+
+    def lost(self) -> int:
+        """Cells that the exit missed or could not read."""
+        (stats,) = self.exit._stats(0).routes
+        return stats.missing
+
+
+def tick(plane: Plane) -> None:
+    """Seal a plane's next tick and count it as sent."""
+    (beat,) = plane.beats.values()
+    plane.emitted(beat, plane.prepare(beat), beat.deadline)
+
+
+def measure(fmt: Format, ticks: int) -> Parts:
+    """Measure every part of one format."""
+    seal, open_ = _nulls(fmt, ticks)
+    encipher, decipher = _layers(fmt, ticks)
+    chain = Chain(fmt)
+    forwarding = _forwarding(chain, ticks)
+    kept, peak = _memory(chain, ticks)
+    return Parts(seal, open_, encipher, decipher, forwarding - seal - open_ - encipher, kept, peak)
+
+
+def _median_us(work: Callable[[], object], times: int, cells: int = CELLS) -> float:
+    """Return the median cost of `work` in microseconds for each of its `cells`."""
+    return statistics.median(_timed(work) for _ in range(times)) / cells / 1000
+
+
+def _timed(work: Callable[[], object]) -> int:
+    start = time.perf_counter_ns()
+    work()
+    return time.perf_counter_ns() - start
+
+
+def _nulls(fmt: Format, ticks: int) -> tuple[float, float]:
+    left, right = Plane(0, os.urandom), Plane(0, os.urandom)
+    join(left, right, LEFT, fmt, SCHEDULE, HERE, HERE)
+    wire = Wire(left, LEFT, right)
+    sealed, opened = [], []
+    for _ in range(ticks):
+        sealed.append(_timed(lambda: tick(left)))
+        wire.carry()
+        opened.append(_timed(lambda: wire.deliver(0)))
+    return statistics.median(sealed) / CELLS / 1000, statistics.median(opened) / CELLS / 1000
+
+
+def _layers(fmt: Format, ticks: int) -> tuple[float, float]:
+    layer, (row,) = Layer(layer_keys()), rows(fmt, 1)
+    encipher = _median_us(lambda: [layer.encipher(slot, row, row) for slot in range(CELLS)], ticks)
+    decipher = _median_us(lambda: [layer.decipher(slot, row) for slot in range(CELLS)], ticks)
+    return encipher, decipher
+
+
+def _forwarding(chain: Chain, ticks: int) -> float:
+    costs = []
+    for _ in range(ticks):
+        now = chain.feed()
+        costs.append(_timed(lambda at=now: chain.forward(at)))  # type: ignore[misc]
+        chain.drain(now)
+    assert chain.lost() <= 2 * CELLS, "the exit must read all but the relay's first substitutes"
+    return statistics.median(costs) / (2 * CELLS) / 1000
+
+
+def _memory(chain: Chain, ticks: int) -> tuple[float, float]:
+    """Return blocks kept for each cell, and the greatest passing use of memory in a tick, in KiB."""
+
+    def forward() -> None:
+        now = chain.feed()
+        chain.forward(now)
+        chain.drain(now)
+        for plane in (chain.caller, chain.relay, chain.exit):
+            plane.reports.clear()  # as control would
+
+    for _ in range(WARM_TICKS):
+        forward()
+    before = sys.getallocatedblocks()
+    for _ in range(ticks):
+        forward()
+    kept = sys.getallocatedblocks() - before
+    tracemalloc.start()
+    try:
+        peaks = []
+        for _ in range(WARM_TICKS):
+            now = chain.feed()
+            tracemalloc.reset_peak()
+            before, _ = tracemalloc.get_traced_memory()
+            chain.forward(now)
+            peaks.append(tracemalloc.get_traced_memory()[1] - before)
+            chain.drain(now)
+    finally:
+        tracemalloc.stop()
+    return kept / ticks / (2 * CELLS), max(peaks[1:]) / 1024
