@@ -72,10 +72,17 @@ def run(config: Config, debug: bool, verbose: bool, plane: type[Plane] = Plane) 
         given = control.Inherited(
             config, keys, peers, frozenset(sockets), for_control, listener, guard_dir, user, debug
         )
-        children = {
-            _fork("data plane", lambda: dataplane.run(config, sockets, for_plane, user, plane)): "data plane",
-            _fork("control", lambda: controlplane.run(given)): "control",
-        }
+
+        # Each child closes the other's end, or neither would see that the other has ended.
+        def data_plane() -> None:
+            for_control.close()
+            dataplane.run(config, sockets, for_plane, user, plane)
+
+        def control_plane() -> int:
+            for_plane.close()
+            return controlplane.run(given)
+
+        children = {_fork("data plane", data_plane): "data plane", _fork("control", control_plane): "control"}
         for_control.close()
         for_plane.close()
         for sock in sockets.values():

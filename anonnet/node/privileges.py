@@ -20,6 +20,7 @@ from anonnet.errors import OperatorError
 PR_SET_DUMPABLE: Final = 4
 PR_SET_KEEPCAPS: Final = 8
 PR_SET_PDEATHSIG: Final = 1
+PR_GET_PDEATHSIG: Final = 2
 PR_SET_NO_NEW_PRIVS: Final = 38
 MCL_CURRENT_FUTURE: Final = 3
 CAP_IPC_LOCK: Final = 14
@@ -58,10 +59,13 @@ def become(user: User | None, *, keep_lock: bool = False) -> None:
     account's RLIMIT_MEMLOCK would forbid.
     """
     if user is not None:
+        on_death = ctypes.c_int()
+        _libc.prctl(PR_GET_PDEATHSIG, ctypes.byref(on_death), 0, 0, 0)
         _libc.prctl(PR_SET_KEEPCAPS, int(keep_lock), 0, 0, 0)
         os.setgroups([])
         os.setresgid(user.gid, user.gid, user.gid)
         os.setresuid(user.uid, user.uid, user.uid)
+        die_with_parent(on_death.value)  # a change of identity has cleared it
         if keep_lock:
             _hold_only(1 << CAP_IPC_LOCK)
     _libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
