@@ -142,7 +142,13 @@ class Rig:
     def fresh(self) -> None:
         """For the next example: links up, everything heard acknowledged, no routes of others."""
         for handle in (LEFT, RIGHT):
-            if self.link(handle).state is not LinkState.UP:
+            link, stream = self.link(handle), self.link(handle)._stream
+            if link.state is LinkState.UP and stream._expected != self.channels[handle]._sequence:
+                link._fall(
+                    self.now
+                )  # a frame was harmed so that it fits nowhere: those after it wait for ever
+                self.settle()
+            if link.state is not LinkState.UP:
                 self.raise_link(handle)
             self.tell(o.ControlSeen(handle, self.channels[handle].acknowledge()))
         for route in list(self.node.relay.routes):
