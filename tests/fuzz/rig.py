@@ -143,10 +143,9 @@ class Rig:
         """For the next example: links up, everything heard acknowledged, no routes of others."""
         for handle in (LEFT, RIGHT):
             link, stream = self.link(handle), self.link(handle)._stream
-            if link.state is LinkState.UP and stream._expected != self.channels[handle]._sequence:
-                link._fall(
-                    self.now
-                )  # a frame was harmed so that it fits nowhere: those after it wait for ever
+            stuck = stream._expected != self.channels[handle]._sequence or stream._parts
+            if link.state is LinkState.UP and stuck:  # by a frame harmed so that it makes no sense
+                link._fall(self.now)
                 self.settle()
             if link.state is not LinkState.UP:
                 self.raise_link(handle)
