@@ -149,8 +149,8 @@ class Demo:
         for name in self.topology.neighbours(CALLER):
             self._compare(caller, self.topology.host(name), idle, loaded)
         nodes_ = [str(ip) for host in self.topology.nodes for ip in (host.ipv4, host.ipv6)]
-        for trace in (idle, loaded):
-            self._judge(wire.nothing_else(trace, nodes_))
+        for name, trace in (("idle", idle), ("loaded", loaded)):
+            self._judge(wire.nothing_else(trace, nodes_), f"{name}: ")
         web = self.topology.web
         core = read(self.directory / "core.pcap")
         ends = [[str(host.ipv4), str(host.ipv6)] for host in (caller, web)]
