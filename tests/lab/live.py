@@ -117,6 +117,18 @@ class LiveLab:
         """Everything that `up`, an exit or a daemon may change on a host, as text."""
         return {what: self.run(host, "sh", "-c", command).stdout for what, command in HOST_STATE.items()}
 
+    def settled_state(self, host: str = CALLER) -> dict[str, str]:
+        """The same, once two looks agree: the kernel still adds routes of its own to a link just up."""
+        looks = [self.host_state(host)]
+
+        def agree() -> bool:
+            time.sleep(0.5)
+            looks.append(self.host_state(host))
+            return looks[-1] == looks[-2]
+
+        until(agree, 10, f"the state of {host} to settle")
+        return looks[-1]
+
     def access_log(self) -> str:
         """What the Internet host wrote down."""
         return (self.place.of("web") / "access.log").read_text()

@@ -36,7 +36,7 @@ def lab() -> Iterator[LiveLab]:
 @contextmanager
 def unchanged(lab: LiveLab, host: str = CALLER) -> Iterator[None]:
     """Nothing of the host differs after the block."""
-    before = lab.host_state(host)
+    before = lab.settled_state(host)
     assert "default" in before["routes"]
     yield
     after = lab.host_state(host)
