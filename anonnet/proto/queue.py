@@ -4,7 +4,8 @@ It takes up network jitter, fills gaps, and hides what happened on one link from
 single cell does, by coming late, twice, changed or not at all, alters what goes out, but for the
 substitute in its place; or relays that are not neighbours could mark a route for each other.
 
-- *sync*: the first cell sets the next slot due `prefill` cells before it, once and for all.
+- *sync*: the first cell sets the next slot due `prefill` cells before it, once and for all; but if no more
+  than a tick's cells have ever been taken in, one far ahead does so again (the sender stalled as it began).
 - *gap*: a slot that is due and absent is consumed; a substitute goes out. So is a late cell's.
 - *slip*: clocks drift. Once in `SLIP_SPACING` ticks, at a moment that only this relay's clock sets, the
   queue may leave out a tick (*hold*) or a tick's worth of slots (*skip*), if most cells of all that while
@@ -32,7 +33,7 @@ class ForwardQueue:
     """Ring of preallocated cells of one route and direction; sizes in cells."""
 
     __slots__ = ("_ample", "_early", "_filled", "_late", "_majority", "_mask", "_rows", "_synced", "_tick",
-                 "_turn", "missing", "next", "prefill", "received", "slips")  # fmt: skip
+                 "_turn", "_unsure", "missing", "next", "prefill", "received", "slips")  # fmt: skip
 
     def __init__(self, fmt: Format, per_tick: float) -> None:
         self.prefill = max(1, round(PREFILL_TICKS * per_tick))
@@ -46,6 +47,7 @@ class ForwardQueue:
         self._early = self._late = 0  # cells since the last turn
         self._turn = 0  # tick at which a slip is allowed
         self._synced = False
+        self._unsure = True  # nobody but the first cells said where to begin
         self.next = 0  # slot due next
         self.received = self.missing = self.slips = 0
 
@@ -53,12 +55,15 @@ class ForwardQueue:
         """Fix the next slot due before any cell has come (a hop that numbered its own cells so far)."""
         self.next = next_slot
         self._synced = True
+        self._unsure = False
 
     def claim(self, slot: int) -> CellRow | None:
         """Return the row to write slot `slot` into, then `commit` it; None if late, a duplicate or absurd."""
-        if not self._synced:
-            self.start((slot - self.prefill) & SLOT_MASK)
         ahead = (slot - self.next) & SLOT_MASK
+        if not self._synced or (self._mask < ahead < _HALF and self._unsure and self.received <= self._tick):
+            self._synced = True
+            self.next = (slot - self.prefill) & SLOT_MASK
+            ahead = self.prefill
         if ahead < self.prefill or ahead >= _HALF:
             self._late += 1
         elif ahead >= self._ample:

@@ -117,17 +117,16 @@ class LiveLab:
         """Everything that `up`, an exit or a daemon may change on a host, as text."""
         return {what: self.run(host, "sh", "-c", command).stdout for what, command in HOST_STATE.items()}
 
-    def settled_state(self, host: str = CALLER) -> dict[str, str]:
-        """The same, once two looks agree: the kernel still adds routes of its own to a link just up."""
+    def settle(self, host: str = CALLER) -> None:
+        """Wait until the kernel adds no more routes of its own to a link that just came up."""
         looks = [self.host_state(host)]
 
         def agree() -> bool:
-            time.sleep(0.5)
+            time.sleep(0.7)
             looks.append(self.host_state(host))
-            return looks[-1] == looks[-2]
+            return len(looks) > 3 and looks[-1] == looks[-2] == looks[-3]
 
-        until(agree, 10, f"the state of {host} to settle")
-        return looks[-1]
+        until(agree, 15, f"the state of {host} to settle")
 
     def access_log(self) -> str:
         """What the Internet host wrote down."""

@@ -30,13 +30,14 @@ LINE = re.compile(r"anonnet-tun: \S.+: \S.+|anonnet-tun: \S.+; \S.+|anonnet-tun:
 @pytest.fixture(scope="module")
 def lab() -> Iterator[LiveLab]:
     with live("refuse", chain=True) as up:
+        up.settle()
         yield up
 
 
 @contextmanager
 def unchanged(lab: LiveLab, host: str = CALLER) -> Iterator[None]:
     """Nothing of the host differs after the block."""
-    before = lab.settled_state(host)
+    before = lab.host_state(host)
     assert "default" in before["routes"]
     yield
     after = lab.host_state(host)

@@ -65,7 +65,8 @@ class Bench:
 def test_nothing_that_comes_in_moves_what_goes_out(per_tick: int, bursts: list[list[int]]) -> None:
     """Any cells at all, near, far, late, twice: the same slots leave in the same ticks."""
     bench = Bench(per_tick)
-    bench.put(START)
+    for slot in range(per_tick + 1):  # more than a tick's: from here on it is sure where it is
+        bench.put((START + slot) & SLOT_MASK)
     for tick, burst in enumerate(bursts):
         for offset in burst:
             bench.put((START + tick * per_tick + offset) & SLOT_MASK)
@@ -74,6 +75,24 @@ def test_nothing_that_comes_in_moves_what_goes_out(per_tick: int, bursts: list[l
         (START - bench.queue.prefill + n) & SLOT_MASK for n in range(len(bursts) * per_tick)
     ]
     bench.check()
+
+
+@given(st.integers(1, 20), st.integers(20, 4000))
+def test_a_source_that_stalls_as_it_begins_is_followed(per_tick: int, stall: int) -> None:
+    """One tick's cells, then none for a while, whose slots it passes over: the queue begins anew, once."""
+    bench = Bench(per_tick)
+    for slot in range(per_tick):
+        bench.put((START + slot) & SLOT_MASK)
+    again = START + stall * per_tick
+    for tick in range(20):
+        for slot in range(per_tick):
+            bench.put((again + tick * per_tick + slot) & SLOT_MASK)
+        bench.tick(tick)
+    real = [slot for slot, held in bench.taken if held is not None]
+    assert real == [(again + n) & SLOT_MASK for n in range(19 * per_tick)]
+    far = bench.queue.next
+    bench.put((again + 10_000 * per_tick) & SLOT_MASK)
+    assert bench.queue.next == far, "only as it begins"
 
 
 @given(st.integers(1, 20), st.data())
