@@ -67,6 +67,8 @@ class Watched:
         whole = wire.stream(self.trace.between(source, target), self.lab.schedule.tick_ns)
         rest = whole.without(self._watch.stalls)
         lost = len(whole.counts) - len(rest.counts)
+        seen = f"{whole.total} datagrams; {lost} of {len(whole.counts)} ticks spoilt by the machine"
+        print(f"{self._file.stem}, {source} to {target}: {seen}, {self.skipped} skipped by both ends")
         assert lost <= STALLED_SHARE * len(whole.counts), f"the machine stood still for {lost} ticks"
         return rest
 
@@ -81,9 +83,7 @@ def assert_alike(lab: LiveLab, one: Watched, other: Watched) -> None:
             assert finding.held, f"{direction}: not {finding.claim}: {finding.numbers}"
         assert [set(stream.histogram) for stream in pair] == [{number}, {number}]
     for watched in (one, other):
-        others = watched.trace.where(
-            ~wire.is_link(watched.trace) & (watched.trace.version > 0)
-        )  # ARP may pass
+        others = watched.trace.where(~wire.is_link(watched.trace))
         assert not len(others), f"protocols {set(others.proto.tolist())} from {set(map(bytes, others.src))}"
         assert watched.skipped <= watched.excused, f"{watched.skipped} ticks skipped"
 
