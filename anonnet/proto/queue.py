@@ -4,8 +4,9 @@ It takes up network jitter, fills gaps, and hides what happened on one link from
 single cell does, by coming late, twice, changed or not at all, alters what goes out, but for the
 substitute in its place; or relays that are not neighbours could mark a route for each other.
 
-- *sync*: the first cell sets the next slot due `prefill` cells before it, once and for all; but if no more
-  than a tick's cells have ever been taken in, one far ahead does so again (the sender stalled as it began).
+- *sync*: the first cell sets the next slot due `prefill` cells before it, once and for all; but one far
+  ahead does so again as long as nothing has gone out (this node stood still as the route began, and what
+  piled up meanwhile comes in at once), or no more than a tick's cells have come in (the sender stood still).
 - *gap*: a slot that is due and absent is consumed; a substitute goes out. So is a late cell's.
 - *slip*: clocks drift. Once in `SLIP_SPACING` ticks, at a moment that only this relay's clock sets, the
   queue may leave out a tick (*hold*) or a tick's worth of slots (*skip*), if most cells of all that while
@@ -32,8 +33,8 @@ _EMPTY: Final = -1
 class ForwardQueue:
     """Ring of preallocated cells of one route and direction; sizes in cells."""
 
-    __slots__ = ("_ample", "_early", "_filled", "_late", "_majority", "_mask", "_rows", "_synced", "_tick",
-                 "_turn", "_unsure", "missing", "next", "prefill", "received", "slips")  # fmt: skip
+    __slots__ = ("_ample", "_early", "_filled", "_fresh", "_late", "_majority", "_mask", "_rows", "_synced",
+                 "_tick", "_turn", "_unsure", "missing", "next", "prefill", "received", "slips")  # fmt: skip
 
     def __init__(self, fmt: Format, per_tick: float) -> None:
         self.prefill = max(1, round(PREFILL_TICKS * per_tick))
@@ -47,6 +48,7 @@ class ForwardQueue:
         self._early = self._late = 0  # cells since the last turn
         self._turn = 0  # tick at which a slip is allowed
         self._synced = False
+        self._fresh = True  # nothing has gone out
         self._unsure = True  # nobody but the first cells said where to begin
         self.next = 0  # slot due next
         self.received = self.missing = self.slips = 0
@@ -55,12 +57,12 @@ class ForwardQueue:
         """Fix the next slot due before any cell has come (a hop that numbered its own cells so far)."""
         self.next = next_slot
         self._synced = True
-        self._unsure = False
+        self._unsure = self._fresh = False
 
     def claim(self, slot: int) -> CellRow | None:
         """Return the row to write slot `slot` into, then `commit` it; None if late, a duplicate or absurd."""
         ahead = (slot - self.next) & SLOT_MASK
-        if not self._synced or (self._mask < ahead < _HALF and self._unsure and self.received <= self._tick):
+        if not self._synced or (self._unsure and ahead < _HALF and self._begins_anew(ahead)):
             self._synced = True
             self.next = (slot - self.prefill) & SLOT_MASK
             ahead = self.prefill
@@ -71,6 +73,9 @@ class ForwardQueue:
         if ahead > self._mask or self._filled[slot & self._mask] == slot:
             return None
         return self._rows[slot & self._mask]
+
+    def _begins_anew(self, ahead: int) -> bool:
+        return ahead >= self._ample if self._fresh else ahead > self._mask and self.received <= self._tick
 
     def commit(self, slot: int) -> None:
         """The claimed row of `slot` now holds its cell."""
@@ -87,11 +92,13 @@ class ForwardQueue:
         index = slot & self._mask
         if self._filled[index] == slot:
             self._filled[index] = _EMPTY
+            self._fresh = False
             self.next = (slot + 1) & SLOT_MASK
             return slot, self._rows[index]
         if not self._synced:
             return None
         self.missing += 1
+        self._fresh = False
         self.next = (slot + 1) & SLOT_MASK
         return slot, None
 

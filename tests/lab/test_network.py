@@ -227,21 +227,24 @@ def test_down_clears_up_after_a_lab_that_was_killed(tmp_path: Path) -> None:
     lab = subprocess.Popen(
         [sys.executable, "-c", script, str(place.directory), place.prefix], stdout=subprocess.PIPE, text=True
     )
-    assert lab.stdout is not None
-    assert lab.stdout.readline() == "half way\n"
-    lab.kill()
-    lab.wait()
-    lab.stdout.close()
-    spaces = namespaces.existing(place)
-    assert len(spaces) == 6
-    assert len(namespaces.processes(spaces)) >= 3
-    # Even without its record the lab is found.
-    place.record.unlink()
-    assert network.destroy(place)
-    assert namespaces.existing(place) == []
-    assert not place.directory.exists()
-    assert not list(namespaces.ETC_NETNS.glob(f"{place.prefix}*"))
-    assert not network.destroy(place)
+    try:
+        assert lab.stdout is not None
+        assert lab.stdout.readline() == "half way\n"
+        lab.kill()
+        lab.wait()
+        lab.stdout.close()
+        services.wait_for(lambda: services.running(place, "r1", "stubborn"), 10, "it is not in there")
+        assert services.running(place, WEB, "web")
+        assert len(namespaces.existing(place)) == 6
+        place.record.unlink()  # even without its record the lab is found
+        assert network.destroy(place)
+        assert namespaces.existing(place) == []
+        assert not place.directory.exists()
+        assert not list(namespaces.ETC_NETNS.glob(f"{place.prefix}*"))
+        assert not network.destroy(place)
+    finally:
+        lab.kill()
+        network.destroy(place)
 
 
 def packed(text: str) -> bytes:

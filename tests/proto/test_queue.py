@@ -65,14 +65,15 @@ class Bench:
 def test_nothing_that_comes_in_moves_what_goes_out(per_tick: int, bursts: list[list[int]]) -> None:
     """Any cells at all, near, far, late, twice: the same slots leave in the same ticks."""
     bench = Bench(per_tick)
-    for slot in range(per_tick + 1):  # more than a tick's: from here on it is sure where it is
+    for slot in range(per_tick + 1):  # more than a tick's, and a tick has gone: it is sure where it is
         bench.put((START + slot) & SLOT_MASK)
-    for tick, burst in enumerate(bursts):
+    bench.tick(0)
+    for tick, burst in enumerate(bursts, 1):
         for offset in burst:
             bench.put((START + tick * per_tick + offset) & SLOT_MASK)
         bench.tick(tick)
     assert [slot for slot, _ in bench.taken] == [
-        (START - bench.queue.prefill + n) & SLOT_MASK for n in range(len(bursts) * per_tick)
+        (START - bench.queue.prefill + n) & SLOT_MASK for n in range((1 + len(bursts)) * per_tick)
     ]
     bench.check()
 
@@ -93,6 +94,22 @@ def test_a_source_that_stalls_as_it_begins_is_followed(per_tick: int, stall: int
     far = bench.queue.next
     bench.put((again + 10_000 * per_tick) & SLOT_MASK)
     assert bench.queue.next == far, "only as it begins"
+
+
+@given(st.integers(1, 20), st.integers(1, 4000))
+def test_a_node_that_stood_still_as_the_route_began_follows_it(per_tick: int, stall: int) -> None:
+    """All that piled up meanwhile is taken in at once, before anything goes out: the last of it counts."""
+    bench = Bench(per_tick)
+    for slot in range(stall * per_tick):
+        bench.put((START + slot) & SLOT_MASK)
+    for tick in range(20):
+        for slot in range(per_tick):
+            bench.put((START + (stall + tick) * per_tick + slot) & SLOT_MASK)
+        bench.tick(tick)
+    lost = [slot for slot, held in bench.taken if held is None]
+    assert len(lost) <= bench.queue.prefill, "only the prefill is empty"
+    waiting = (START + (stall + 20) * per_tick - bench.queue.next) & SLOT_MASK
+    assert waiting <= 4 * per_tick, "no lasting delay"
 
 
 @given(st.integers(1, 20), st.data())
