@@ -24,6 +24,7 @@ class Neighbour:
     schedule: Schedule
     budget: LinkBudget
     up: bool = False
+    since: int = 0  # monotonic ns; when it came up, or went down
     routes: dict[RouteId, int] = field(default_factory=dict)  # id on this link -> route handle
 
 

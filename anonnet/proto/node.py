@@ -116,15 +116,16 @@ class Node:
         self.links[handle] = Link(handle, peer, self._around, now)
         self._jars[handle] = CookieJar(peer.link_public)
         self.neighbours.add(Neighbour(handle, peer.node_id, peer.profile.format, peer.schedule,
-                                      LinkBudget(peer.schedule)))  # fmt: skip
+                                      LinkBudget(peer.schedule), since=now))  # fmt: skip
         return handle
 
     def _on_up(self, link: int) -> None:
-        self.neighbours[link].up = True
+        neighbour = self.neighbours[link]
+        neighbour.up, neighbour.since = True, self.now
 
     def _on_down(self, link: int) -> None:
         neighbour = self.neighbours[link]
-        neighbour.up = False
+        neighbour.up, neighbour.since = False, self.now
         self.relay.on_link_down(link)
         self.caller.on_link_down(link)
         neighbour.budget.clear()

@@ -70,8 +70,13 @@ def choose(candidates: Iterator[list[KnownNode]], random: Callable[[int], bytes]
     """Pick one path evenly (reservoir of one); None when there is none."""
     picked: list[KnownNode] | None = None
     for count, path in enumerate(candidates, start=1):
-        if int.from_bytes(random(8), "big") % count == 0:
+        if below(count, random) == 0:
             picked = path
         if count >= MAX_PATHS:
             break
     return picked
+
+
+def below(limit: int, random: Callable[[int], bytes]) -> int:
+    """Draw a number from 0 to `limit` - 1, evenly but for one part in 2^64 / limit."""
+    return int.from_bytes(random(8), "big") % limit
