@@ -17,7 +17,9 @@ from anonnet.proto.hops import CallerRoute, HopRoute
 from anonnet.proto.keeper import CircuitState
 from anonnet.proto.link import LinkState
 from anonnet.proto.plane import Plane
-from anonnet.sim.world import MS, SECOND, SimNode, World
+from anonnet.sim.clock import MS, SECOND
+from anonnet.sim.simnode import SimNode
+from anonnet.sim.world import World
 from anonnet.spec import INNER4_CALLER
 from anonnet.wire.control import Reason
 

@@ -10,7 +10,10 @@ import pytest
 
 from anonnet.crypto.keys import NodeKeys
 from anonnet.proto.link import DEAD_NS, LAST_RETRY_NS, Link, LinkState
-from anonnet.sim.world import MS, SECOND, START, SimNode, World, steady
+from anonnet.sim.clock import MS, SECOND, START
+from anonnet.sim.network import steady
+from anonnet.sim.simnode import SimNode
+from anonnet.sim.world import World
 from anonnet.spec import DatagramType
 from tests.sim.scene import Traffic, chain, links_up, up
 
@@ -158,8 +161,7 @@ def test_a_neighbour_that_moves_is_followed() -> None:
     up(world)
     traffic = Traffic(world, 20 * MS)
     world.run(SECOND)
-    r1 = world.nodes["r1"]
-    r1.address = "10.99.0.1"
+    world.move("r1", "10.99.0.1")
     world.run(SECOND)
     assert {n.core.links[1].endpoint.address for n in (world.nodes["caller"],)} == {"10.99.0.1"}
     got, back = len(traffic.out), len(traffic.back)
@@ -186,7 +188,7 @@ def test_a_stranger_is_not_followed(what: str) -> None:
     for datagram in caught[4::5]:
         if what == "forged":
             datagram = datagram[:20] + bytes([datagram[20] ^ 1]) + datagram[21:]  # noqa: PLW2901
-        a.receive([datagram], "10.66.0.6")
+        a.receive(datagram, "10.66.0.6")
     assert a.plane.links[1].endpoint.address == B
     assert link(a).endpoint.address == B
     assert (a.plane.links[1].forged > forged) == (what == "forged")
@@ -222,7 +224,8 @@ def test_formats_that_differ_never_meet() -> None:
 
 def stranger(world: World, name: str, address: str) -> SimNode:
     keys = NodeKeys.generate()
-    world.nodes[name] = node = SimNode(world, name, address, keys, {}, False, world.nodes["a"]._plane)
+    node = SimNode(world, name, address, keys, {}, False)
+    world.add(node)
     return node
 
 

@@ -10,7 +10,8 @@ from random import Random
 
 import pytest
 
-from anonnet.sim.world import MS, SECOND, World
+from anonnet.sim.clock import MS, SECOND
+from anonnet.sim.world import World
 from anonnet.spec import INNER4_CALLER
 from tests.sim.scene import SERVER, Traffic, chain, hop_route, links_up, own_route, packet, up
 

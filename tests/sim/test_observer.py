@@ -15,7 +15,9 @@ from anonnet.proto import link
 from anonnet.proto.lane import PlaneLink
 from anonnet.proto.pacer import Beat
 from anonnet.proto.plane import Plane
-from anonnet.sim.world import MS, SECOND, Sent, World
+from anonnet.sim.clock import MS, SECOND
+from anonnet.sim.network import Sent
+from anonnet.sim.world import World
 from tests.sim.scene import Traffic, chain, down, up
 
 LIFE = 140 * SECOND  # a rekey at 120 s among it

@@ -14,7 +14,8 @@ import pytest
 from anonnet.proto import keeper as keeper_module
 from anonnet.proto.caller import RouteState
 from anonnet.proto.redundancy import Redundancy
-from anonnet.sim.world import MS, SECOND, World
+from anonnet.sim.clock import MS, SECOND
+from anonnet.sim.world import World
 from tests.sim.scene import Traffic, links_up
 
 ROWS = ("a", "b", "c")

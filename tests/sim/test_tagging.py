@@ -15,7 +15,8 @@ import pytest
 from anonnet.proto import orders as o
 from anonnet.proto.lane import PlaneLink, Skip, Take
 from anonnet.proto.plane import Plane
-from anonnet.sim.world import MS, SECOND, World
+from anonnet.sim.clock import MS, SECOND
+from anonnet.sim.world import World
 from anonnet.spec import ROUTE_NULL, SLOT_MASK
 from anonnet.wire.cell import CELL_HEADER, CellRow
 from tests.sim.scene import Traffic, chain, hop_route, own_route, up

@@ -10,7 +10,8 @@ from anonnet.crypto.hop import HopKeys, hop_respond
 from anonnet.proto import orders as o
 from anonnet.proto import relay
 from anonnet.proto.plane import Plane
-from anonnet.sim.world import MS, SECOND, World
+from anonnet.sim.clock import MS, SECOND
+from anonnet.sim.world import World
 from anonnet.wire import signal
 from anonnet.wire.control import Reason
 from tests.sim.scene import (
