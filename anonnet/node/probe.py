@@ -67,7 +67,7 @@ class Probe:
     def _path(self, hops: int, last: NodeId | None) -> list[KnownNode] | None:
         node = self._control.node
         first = [neighbour.node_id for neighbour in node.neighbours if neighbour.up]
-        known = node.keeper.nodes
+        known = node.nodes
         ends = [n.node_id for n in known.values() if n.exit] if last is None else [last]
         return choose(paths(known, first, hops, ends), node.random)
 

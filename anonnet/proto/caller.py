@@ -61,6 +61,7 @@ class Wish:
     handle: int
     secret: bytes
     redundancy: Redundancy = STRIPE
+    number: int = 1  # among the host's circuits
 
 
 class OwnRoute:
@@ -164,7 +165,7 @@ class Caller:
             route.state = RouteState.OPENING
             route.shaking = None
             route.watcher.on_step(f"open: asking the exit {self._hop_name(route, done)}")
-            self._host.order(o.OpenCircuit(route.handle, route.circuit.handle))
+            self._host.order(o.OpenCircuit(route.handle, route.circuit.handle, number=route.circuit.number))
             self.signal(route, done, signal.Open(route.circuit.secret), now)
         else:
             route.state = RouteState.EXTENDED

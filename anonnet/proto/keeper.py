@@ -1,4 +1,4 @@
-"""Keeping one circuit open for as long as the host wants one.
+"""Keeping one circuit open for as long as the host wants it. proto.keepers has one of these for each.
 
 Builds routes along random paths that share no relay, tries another when one fails, builds anew when one dies;
 the circuit, and the connections in it, go on as long as one is left or comes back in time. Each route lives
@@ -11,7 +11,7 @@ asks for half.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
 from typing import Final
@@ -50,7 +50,12 @@ class CircuitKeeper:
     def __init__(
         self, own: NodeId, nodes: Mapping[NodeId, KnownNode], neighbours: Neighbours, caller: Caller,
         random: Callable[[int], bytes], order: Callable[[Order], None], share: float,
+        number: int, new_handle: Callable[[], int],
     ) -> None:  # fmt: skip
+        self.number = number  # among the host's circuits, from 1 on
+        self.sharers = 1  # circuits that share this node's links evenly
+        self.avoid: Collection[NodeId] = ()  # exits that other circuits have ...
+        self.strict = False  # ... and whether having none is better than one of these
         self.routes: list[OwnRoute] = []
         self.nodes = nodes
         self.trouble = ""
@@ -61,11 +66,12 @@ class CircuitKeeper:
         self._random = random
         self._order = order
         self._share = share
+        self._new_handle = new_handle
         self._wanted = 0
         self._hops = 0
         self._exit: NodeId | None = None  # as wished; None: any
         self._bound: NodeId | None = None  # the exit that the circuit has: all its routes must end there
-        self._circuit = Wish(0, b"")
+        self._circuit = Wish(0, b"", number=number)
         self._scale = 1
         self._failed: set[tuple[NodeId, ...]] = set()
         self._retry_ns = FIRST_RETRY_NS
@@ -83,6 +89,12 @@ class CircuitKeeper:
             return CircuitState.DOWN
         opened = any(route.state is RouteState.OPEN for route in self.routes)
         return CircuitState.UP if opened else CircuitState.CONNECTING
+
+    @property
+    def exits(self) -> set[NodeId]:
+        """The exit that the circuit has, and those that it is trying."""
+        found = {route.path[-1].node_id for route in self.routes}
+        return found if self._bound is None else found | {self._bound}
 
     def want(
         self, exit_id: NodeId | None, hops: int, routes: int, now: int, redundancy: Redundancy = STRIPE
@@ -112,6 +124,11 @@ class CircuitKeeper:
         if len(self.routes) < routes and self._next_try is None:
             self._next_try = now
 
+    def renew_routes(self, now: int) -> None:
+        """Replace all routes soon, one after the other: what each may take has changed."""
+        for route in self.routes:
+            route.expires = min(route.expires, now)
+
     def drop(self) -> None:
         """Close the circuit and want none."""
         self._wanted = 0
@@ -123,14 +140,14 @@ class CircuitKeeper:
         self._leaving = None
         for route in routes:
             self._caller.end(route.handle, Reason.FINISHED)
-        if self._bound is not None:
+        if self._circuit.handle:
             self._order(CloseCircuit(self._circuit.handle))
         self._bound = None
 
     def _renew(self) -> None:
         """Begin another circuit: the exit of the old one cannot be reached any more, or there was none."""
         self._abandon()
-        handle, secret = self._circuit.handle + 1, self._random(SECRET_LEN)
+        handle, secret = self._new_handle(), self._random(SECRET_LEN)
         self._circuit = replace(self._circuit, handle=handle, secret=secret)
 
     # -- time -------------------------------------------------------------------------------------
@@ -215,23 +232,31 @@ class CircuitKeeper:
         wanted = self._bound or self._exit
         exits = [n.node_id for n in nodes.values() if n.exit and wanted in (None, n.node_id)]
         found = list(paths(nodes, first, self._hops, exits))
+        apart = [path for path in found if self._bound or path[-1].node_id not in self.avoid]
+        if self.strict:
+            found = apart
         if not found:
             if not self.routes:
                 self.trouble = self._why_no_path(first, exits)
             return None
-        fresh = [path for path in found if tuple(n.node_id for n in path) not in self._failed]
+        fresh = self._fresh(apart) or self._fresh(found)
         if not fresh:
             self._failed.clear()
             if self._short_of_slots and self._scale < LEAST_SCALE:
                 self._scale *= 2
             self._short_of_slots = False
-        return choose(iter(fresh or found), self._random)
+        return choose(iter(fresh or apart or found), self._random)
+
+    def _fresh(self, found: Sequence[list[KnownNode]]) -> list[list[KnownNode]]:
+        return [path for path in found if tuple(node.node_id for node in path) not in self._failed]
 
     def _why_no_path(self, first: list[NodeId], exits: list[NodeId]) -> str:
         if not first:
             return "no link is up"
         if not exits:
             return "no peer is an exit" if self._exit is None else "the exit asked for is not among the peers"
+        if self.strict and set(exits) <= set(self.avoid):
+            return "no exit is left that no other circuit has"
         return f"no path of {self._hops} hops over the links that the peers' invites name"
 
     def _rate(self, first: Neighbour) -> tuple[int, int] | None:
@@ -240,12 +265,19 @@ class CircuitKeeper:
         With next to nothing to spare a route could be had, but no cell of its set-up would pass in time.
         """
         budget = first.budget
+        own = [route.rate for route in self._caller.routes.values() if route.first is first and route.circuit]
 
-        def part(free: int, capacity: int) -> int:
+        def part(free: int, capacity: int, ours: int) -> int:
             spare = free - capacity // TEST_SHARE
-            return max(1, int(spare * self._share) // self._scale) if spare * FULL_SHARE > capacity else 0
+            if spare * FULL_SHARE <= capacity:
+                return 0
+            fair = min(spare, (spare + ours) // self.sharers)
+            return max(1, int(fair * self._share) // self._scale)
 
-        rate = part(budget.free_out, budget.capacity_out), part(budget.free_in, budget.capacity_in)
+        rate = (
+            part(budget.free_out, budget.capacity_out, sum(out for out, _ in own)),
+            part(budget.free_in, budget.capacity_in, sum(in_ for _, in_ in own)),
+        )
         return rate if all(rate) else None
 
     def _step(self, text: str) -> None:

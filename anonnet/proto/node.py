@@ -21,6 +21,7 @@ from anonnet.proto.budget import LinkBudget
 from anonnet.proto.caller import Caller
 from anonnet.proto.exits import ExitCircuits
 from anonnet.proto.keeper import CircuitKeeper
+from anonnet.proto.keepers import Keepers
 from anonnet.proto.link import Link, LinkPeer, LinkState, Surroundings
 from anonnet.proto.neighbours import Neighbour, Neighbours
 from anonnet.proto.path import KnownNode
@@ -70,13 +71,22 @@ class Node:
         self.neighbours = Neighbours(self.node_id, random)
         self.relay = Relay(self, suite, identity.onion, self.neighbours, exits)
         self.caller = Caller(self, suite, self.neighbours)
-        self.keeper = CircuitKeeper(
-            self.node_id, nodes, self.neighbours, self.caller, random, self.order, share
-        )
+        self.nodes = nodes
+
+        def make(number: int) -> CircuitKeeper:
+            return CircuitKeeper(self.node_id, nodes, self.neighbours, self.caller, random, self.order, share,
+                                 number, self.new_route)  # fmt: skip
+
+        self.keepers = Keepers(make, self.order)
         self._around = Surroundings(
             self.node_id, suite, identity.link, random, timestamp, self._new_index, self.order,
             self._on_up, self._on_down, self._on_message,
         )  # fmt: skip
+
+    @property
+    def keeper(self) -> CircuitKeeper:
+        """The first circuit's keeper: the only one unless the host wants several."""
+        return self.keepers.all[0]
 
     # -- what the machines inside need ------------------------------------------------------------
 
@@ -95,7 +105,7 @@ class Node:
         self.links[link].transmit(self.now)
 
     def new_route(self) -> int:
-        """Give out a route handle."""
+        """Give out a handle for a route or a circuit."""
         self._handles += 1
         return self._handles
 
@@ -240,7 +250,7 @@ class Node:
     def next_deadline(self) -> int | None:
         """When `on_deadline` has something to do."""
         due = [link.next_deadline() for link in self.links.values()]
-        due += [self.relay.next_deadline(), self.caller.next_deadline(), self.keeper.next_deadline()]
+        due += [self.relay.next_deadline(), self.caller.next_deadline(), self.keepers.next_deadline()]
         return min((at for at in due if at is not None), default=None)
 
     def on_deadline(self, now: int) -> None:
@@ -252,12 +262,12 @@ class Node:
             link.on_deadline(now)
         self.relay.on_deadline(now)
         self.caller.on_deadline(now)
-        self.keeper.on_deadline(now)
+        self.keepers.on_deadline(now)
 
     def stop(self, now: int) -> None:
         """Say goodbye to every neighbour and give up every route."""
         self.now = now
-        self.keeper.drop()
+        self.keepers.drop()
         for handle in list(self.relay.routes):
             self.relay.end(handle, Reason.STOPPING)
         for link in self.links.values():

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from anonnet.crypto.onion import LayerKeys
+from anonnet.proto.isolation import Isolation
 
 MAX_REPORTS = 4096  # beyond this, what others sent is not reported
 RATE_UNIT = 1000 * 1_000_000_000  # a rate times a tick length, in these, is cells
@@ -141,13 +142,15 @@ class SendSignal(Order, frozen=True):
 class OpenCircuit(Order, frozen=True):
     """Bind a route to a circuit, made if it is new: data that comes over the route is taken in.
 
-    At the exit, pool addresses (packed) say which packets are the circuit's.
+    At the exit, pool addresses (packed) say which packets are the circuit's. At the caller, `number` is which
+    of the host's circuits it is, from 1 on.
     """
 
     route: int
     circuit: int
     pool4: bytes = b""
     pool6: bytes = b""
+    number: int = 1
 
 
 class UseRoute(Order, frozen=True):
@@ -164,9 +167,16 @@ class ArrangeCircuit(Order, frozen=True):
 
 
 class CloseCircuit(Order, frozen=True):
-    """Forget a circuit; its routes are removed on their own."""
+    """Forget a circuit, if any route opened it; its routes are removed on their own."""
 
     circuit: int
+
+
+class Isolate(Order, frozen=True):
+    """Keep the host's packets apart by this, in so many circuits (proto.isolation)."""
+
+    by: Isolation
+    circuits: int
 
 
 class RemoveRoute(Order, frozen=True):
@@ -194,7 +204,7 @@ class Stop(Order, frozen=True):
 AnyOrder = (
     AddLink | SetSession | DropSession | RemoveLink | SendControl | SendHandshake | AddRelayRoute
     | ExtendRelayRoute | AddCallerRoute | AddHop | SendSignal | OpenCircuit | UseRoute | ArrangeCircuit
-    | CloseCircuit
+    | CloseCircuit | Isolate
     | RemoveRoute | AttachTun | DetachTun | Stop
 )  # fmt: skip
 
@@ -281,6 +291,7 @@ class Stats(Report, frozen=True):
     routes: list[RouteStats]
     packets_dropped: int
     tun_packets: int
+    keys: list[int] = []  # what is kept apart in each of the host's circuits, in order of number
 
 
 class Fault(Report, frozen=True):

@@ -13,6 +13,7 @@ It parses nothing unauthenticated beyond the datagram header.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -23,6 +24,7 @@ from anonnet.proto.circuit import Circuit
 from anonnet.proto.health import Health
 from anonnet.proto.hops import CallerRoute, HopRoute, Scratch
 from anonnet.proto.inbox import Inbox
+from anonnet.proto.isolation import Sorter
 from anonnet.proto.lane import Lane, PlaneLink, ReceiveSession, Skip, Take
 from anonnet.proto.normalise import Normaliser
 from anonnet.proto.pacer import Beat
@@ -62,7 +64,7 @@ class Plane:
         self._lanes_of: dict[int, list[tuple[PlaneLink, Lane, int]]] = {}
         self._circuits: dict[int, Circuit] = {}
         self._by_pool: dict[bytes, Circuit] = {}
-        self._caller_circuit: Circuit | None = None
+        self._callers = Sorter()
         self._plain = {f.datagram_len: rows(f, 1)[0] for f in FORMAT_BY_CODE.values()}
         self._scratch = {f.name: Scratch(f, random) for f in FORMAT_BY_CODE.values()}
         self._normaliser = Normaliser(random)
@@ -166,7 +168,7 @@ class Plane:
             routes.append(o.RouteStats(route.handle, received, missing, sum(q.slips for q in queues)))
         dropped = self._unroutable + sum(c.dropped for c in self._circuits.values())
         links = [link.stats() for link in self.links.values()]
-        return o.Stats(now, links, routes, dropped, self._tun_packets)
+        return o.Stats(now, links, routes, dropped, self._tun_packets, self._callers.counts)
 
     # -- packets ----------------------------------------------------------------------------------
 
@@ -175,7 +177,7 @@ class Plane:
         self._tun_packets += len(packets)
         for packet in packets:
             if role == "caller":
-                circuit = self._caller_circuit
+                circuit = self._callers.choose(packet)
             else:
                 circuit = self._by_pool.get(destination(packet) or b"")
             if circuit is None:
@@ -304,15 +306,20 @@ class Plane:
         if circuit is not None and circuit.format is not link.format:
             raise Malformed("a circuit's routes must all carry one format")
         if circuit is None and caller:
-            clean, check = self._normaliser.outward, self._normaliser.inward
-            circuit = Circuit(order.circuit, link.format, clean, check, self.to_tun["caller"].append)
-            self._caller_circuit = circuit
+            admits = partial(self._admits, order.number)
+            circuit = Circuit(order.circuit, link.format, self._normaliser.outward, admits,
+                              self.to_tun["caller"].append)  # fmt: skip
+            self._callers.circuits[order.number] = circuit
         elif circuit is None:
             rewriter = Rewriter(order.pool4, order.pool6)
             circuit = Circuit(order.circuit, link.format, rewriter.inward, rewriter.outward,
                               self.to_tun["exit"].append)  # fmt: skip
             self._by_pool[order.pool4] = self._by_pool[order.pool6] = circuit
         self._circuits[order.circuit] = route.circuit = circuit
+
+    def _admits(self, number: int, packet: bytearray) -> bool:
+        """Whether what came out of the caller's circuit of that number may enter the host."""
+        return self._normaliser.inward(packet) and self._callers.admits(number, packet)
 
     def _on_UseRoute(self, order: o.UseRoute) -> None:  # noqa: N802
         route = self._routes[order.route]
@@ -325,15 +332,20 @@ class Plane:
     def _on_ArrangeCircuit(self, order: o.ArrangeCircuit) -> None:  # noqa: N802
         self._circuits[order.circuit].arrange(Redundancy(order.shares))
 
+    def _on_Isolate(self, order: o.Isolate) -> None:  # noqa: N802
+        self._callers.arrange(order.by, order.circuits)
+
     def _on_CloseCircuit(self, order: o.CloseCircuit) -> None:  # noqa: N802
-        circuit = self._circuits.pop(order.circuit)
+        circuit = self._circuits.pop(order.circuit, None)
+        if circuit is None:
+            return
         for route in self._routes.values():
             if route.circuit is circuit:
                 route.circuit = None
         for address in [a for a, c in self._by_pool.items() if c is circuit]:
             del self._by_pool[address]
-        if self._caller_circuit is circuit:
-            self._caller_circuit = None
+        for number in [n for n, c in self._callers.circuits.items() if c is circuit]:
+            del self._callers.circuits[number]
 
     def _on_RemoveRoute(self, order: o.RemoveRoute) -> None:  # noqa: N802
         route = self._routes.pop(order.route)

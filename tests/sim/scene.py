@@ -80,7 +80,7 @@ def holdings(node: SimNode) -> dict[str, object]:
         "control": (len(node.core.relay.routes), len(node.core.caller.routes)),
         "plane": (len(plane._routes), len(plane._lanes_of), len(plane._circuits), len(plane._by_pool)),
         "links": [(len(link.lanes), len(link.routes)) for link in plane.links.values()],
-        "caller": plane._caller_circuit,
+        "caller": dict(plane._callers.circuits),
     }
 
 

@@ -75,7 +75,7 @@ class Eager(Plane):
     def prepare(self, beat: Beat) -> list[PlaneLink]:
         links = super().prepare(beat)
         for outgoing in links:
-            outgoing.ready -= self._caller_circuit is not None and beat.tick % 4 == 0
+            outgoing.ready -= bool(self._callers.circuits) and beat.tick % 4 == 0
         return links
 
 
