@@ -1,0 +1,87 @@
+"""The model's terms: who attacks, in which network, and what a caller does about it.
+
+A circuit is *compromised* while the first relay of one of its routes and its exit are both corrupt. All
+routes of a circuit share the exit, and routes change every ten minutes while the exit stays, so what
+exposes a caller is each pair of (first relay, exit) that it has ever used together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from anonnet.proto.keeper import LIFE_NS
+
+DAYS: Final = 30
+STEP_SECONDS: Final = sum(LIFE_NS) / 2 / 1e9  # in which each route is replaced once
+STEPS_PER_DAY: Final = round(86_400 / STEP_SECONDS)
+
+
+class Attack(Enum):
+    """What corrupt relays do with a route that they are on.
+
+    They know each other's routes at once and without error, as nobody can in practice: the worst case.
+    """
+
+    WATCH = "watch"  # nothing
+    KILL = "kill"  # end it, unless they hold both its ends
+    WAIT = "wait"  # as KILL, but a corrupt exit keeps what it has and waits for a first relay
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A token bucket of begun builds, one for each route that the circuit should have."""
+
+    burst: int
+    per_day: float
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Nodes drawn once and kept: how many, and for how many days each, drawn evenly from least to most."""
+
+    count: int
+    days: tuple[float, float]
+
+    @property
+    def mean_days(self) -> float:
+        """Mean life of one."""
+        return sum(self.days) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a caller does.
+
+    guards: whom it begins routes with, None: anybody, anew for every route. exits: whom it ends circuits
+    with, None: anybody, anew for every circuit. budget: None: as fast as the back-off lets it.
+    """
+
+    routes: int = 2
+    hops: int = 3
+    guards: Kept | None = None
+    exits: Kept | None = None
+    budget: Budget | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Relays, any of which may be an exit. Honest ones fail now and then, corrupt ones never do.
+
+    up_days: mean time between two failures of an honest relay; outage_hours: mean length of one.
+    """
+
+    relays: int = 500
+    up_days: float = 7.0
+    outage_hours: float = 2.0
+
+    @property
+    def failures(self) -> float:
+        """Chance that an honest relay fails in one step."""
+        return 1 / (self.up_days * STEPS_PER_DAY)
+
+    @property
+    def returns(self) -> float:
+        """Chance that one that has failed is back in one step."""
+        return min(1.0, STEP_SECONDS / (self.outage_hours * 3600))
