@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from anonnet.proto.guards import GUARD_DAYS, LAST_SKIP_NS, guards_wanted
 from anonnet.proto.keeper import LIFE_NS
+from anonnet.proto.rebuild import EXIT_REFILL_NS, EXIT_SUPPLY, SUPPLY, SUPPLY_REFILL_NS
 
 DAYS: Final = 30
 STEP_SECONDS: Final = sum(LIFE_NS) / 2 / 1e9  # in which each route is replaced once
 STEPS_PER_DAY: Final = round(86_400 / STEP_SECONDS)
+SKIP_STEPS: Final = round(LAST_SKIP_NS / 1e9 / STEP_SECONDS)  # how long a guard that failed comes last
 
 
 class Attack(Enum):
@@ -31,10 +34,16 @@ class Attack(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A token bucket of begun builds, one for each route that the circuit should have."""
+    """Token buckets of a circuit (`proto.rebuild`), with the seconds in which each gains one token.
 
-    burst: int
-    per_day: float
+    builds: all builds are paid from it, and those that nobody planned wait for it; it refills faster with
+    more routes. exits: exits tried.
+    """
+
+    builds: float = SUPPLY
+    build_seconds: float = SUPPLY_REFILL_NS / 1e9
+    exits: float = EXIT_SUPPLY
+    exit_seconds: float = EXIT_REFILL_NS / 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +64,8 @@ class Policy:
     """What a caller does.
 
     guards: whom it begins routes with, None: anybody, anew for every route. exits: whom it ends circuits
-    with, None: anybody, anew for every circuit. budget: None: as fast as the back-off lets it.
+    with, None: anybody, anew for every circuit. budget: None: as fast as the back-off lets it. in_turn:
+    whether a guard whose routes die loses its turn to the next on the list, before the exit is given up.
     """
 
     routes: int = 2
@@ -63,6 +73,12 @@ class Policy:
     guards: Kept | None = None
     exits: Kept | None = None
     budget: Budget | None = None
+    in_turn: bool = True
+
+
+def guards(routes: int) -> Kept:
+    """Return the guards of a circuit, as `proto.guards` keeps them."""
+    return Kept(guards_wanted(routes), GUARD_DAYS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from anonnet.sim.adversary.model import DAYS, STEPS_PER_DAY, Attack, Kept, Network, Policy
+from anonnet.sim.adversary.model import (
+    DAYS,
+    SKIP_STEPS,
+    STEP_SECONDS,
+    STEPS_PER_DAY,
+    Attack,
+    Kept,
+    Network,
+    Policy,
+)
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -59,7 +68,10 @@ def play(
 
 
 class _Nodes:
-    """A kept list of nodes for each caller, used in order, each replaced when its time is over."""
+    """A kept list of nodes for each caller, used in order, each replaced when its time is over.
+
+    skip: steps for which one that failed comes last.
+    """
 
     def __init__(self, kept: Kept, play: _Play) -> None:
         self._play, (self._least, self._most) = play, kept.days
@@ -68,6 +80,7 @@ class _Nodes:
         for i in range(kept.count):
             self.corrupt[:, i] = play.draw(self.corrupt.sum(axis=1), i)
         self.up = np.ones(shape, bool)
+        self.skip = np.zeros(shape, np.int64)
         # Who is met in the middle of a life has a long one: its density grows with its length.
         spread = self._most**2 - self._least**2
         lives = np.sqrt(self._least**2 + spread * play.random(shape))
@@ -79,14 +92,20 @@ class _Nodes:
         changes = play.random(self.up.shape) < np.where(self.up, network.failures, network.returns)
         self.up ^= changes & ~self.corrupt
         gone = ~self.up
+        self.skip -= self.skip > 0
         self._left -= 1
         for row, i in np.argwhere(self._left <= 0):
             self.corrupt[row, i] = False
             self.corrupt[row, i] = play.draw(self.corrupt.sum(axis=1), self.up.shape[1] - 1)[row]
-            self.up[row, i], gone[row, i] = True, True
+            self.up[row, i], gone[row, i], self.skip[row, i] = True, True, 0
             life = self._least + (self._most - self._least) * play.random(())
             self._left[row, i] += life * STEPS_PER_DAY
         return gone
+
+    def first(self, rows: Ints, count: int) -> Ints:
+        """Return the first places of these callers' lists: who is down or failed comes last."""
+        last = 2 * ~self.up[rows] + (self.skip[rows] > 0)
+        return np.argsort(last, axis=1, kind="stable")[:, :count]
 
 
 class _Play:
@@ -104,7 +123,9 @@ class _Play:
         self._exit_bad = np.zeros(size, bool)
         self._open = np.zeros(shape, bool)
         self._entry_bad = np.zeros(shape, bool)
-        self._tokens = np.full(shape, policy.budget.burst if policy.budget else np.inf, float)
+        budget = policy.budget
+        self._tokens = np.full(size, budget.builds if budget else np.inf)
+        self._exit_tokens = np.full(size, budget.exits if budget else np.inf)
         self._honest = np.ones((size, 1))  # chance of no corrupt relay between honest ends
         for i in range(policy.hops - 2):
             self._honest *= 1 - self.bad[:, None] / (network.relays - 2 - i)
@@ -125,7 +146,7 @@ class _Play:
         for step in range(steps):
             self._fail()
             self._seek_exit()
-            self._build(every, TRIES)
+            self._build(every, TRIES, planned=1)
             exposed = (self._open & self._entry_bad).any(axis=1) & self._exit_bad
             first[exposed & (first == NEVER)] = step / STEPS_PER_DAY
             compromised += exposed
@@ -138,45 +159,62 @@ class _Play:
         self._open &= self.random(self._open.shape) >= drawn * network.failures
         if self._guards:
             self._open &= ~np.take_along_axis(self._guards.step(), self._via, 1)
-            in_order = np.argsort(~self._guards.up, axis=1, kind="stable")
-            self._via = in_order[:, : policy.routes]
+            self._via = self._guards.first(np.arange(len(self.bad)), policy.routes)
         if self._exits:
             gone = np.take_along_axis(self._exits.step(), np.maximum(self._exit, 0)[:, None], 1)[:, 0]
         else:
             gone = ~self._exit_bad & (self.random(len(self.bad)) < network.failures)
         self._open[gone] = False
         self._exit[gone] = -1
-        if policy.budget:
-            refill = policy.budget.per_day / STEPS_PER_DAY
-            self._tokens = np.minimum(self._tokens + refill, policy.budget.burst)
+        if budget := policy.budget:
+            refill = policy.routes * STEP_SECONDS / budget.build_seconds
+            self._tokens = np.minimum(self._tokens + refill, budget.builds)
+            refill = STEP_SECONDS / budget.exit_seconds
+            self._exit_tokens = np.minimum(self._exit_tokens + refill, budget.exits)
 
     def _seek_exit(self) -> None:
-        """Begin circuits until one opens, time is over, or no builds are left; first try the exit that was."""
+        """Try the exit that was, then begin circuits until one opens, time is over, or no tokens are left."""
         rows = np.flatnonzero(~self._open.any(axis=1))
-        self._build(rows, EXIT_TRIES)
+        self._try_exit(rows)
         rows = rows[~self._open[rows].any(axis=1)]
-        self._exit[rows] = -1
-        for turn in range(self._policy.exits.count if self._policy.exits else EXITS_A_STEP):
-            rows = rows[(self._tokens[rows] >= 1).any(axis=1)]
+        if self._exits:
+            rows = rows[self._exit[rows] >= 0]
+            self._exits.skip[rows, self._exit[rows]] = SKIP_STEPS
+        self._exit[~self._open.any(axis=1)] = -1
+        for _ in range(self._policy.exits.count if self._policy.exits else EXITS_A_STEP):
+            rows = np.flatnonzero((self._exit < 0) & (self._tokens >= 1))
             if self._exits:
-                rows_now = rows[self._exits.up[rows, turn]]
-                self._exit[rows_now] = turn
-                self._exit_bad[rows_now] = self._exits.corrupt[rows_now, turn]
+                place = self._exits.first(rows, 1)[:, 0]
+                rows, place = rows[self._exits.up[rows, place]], place[self._exits.up[rows, place]]
+                self._exit[rows], self._exit_bad[rows] = place, self._exits.corrupt[rows, place]
             else:
-                rows_now = rows
+                rows = rows[self._exit_tokens[rows] >= 1]
                 known = self._guards.corrupt.sum(axis=1) if self._guards else np.zeros(len(self.bad), int)
                 drawn = self.draw(known, self._guards.up.shape[1] if self._guards else 0)
-                self._exit[rows] = 0
-                self._exit_bad[rows] = drawn[rows]
-            self._begun[rows_now] += 1
-            self._build(rows_now, EXIT_TRIES)
-            self._exit[rows] = np.where(self._open[rows].any(axis=1), self._exit[rows], -1)
-            rows = rows[self._exit[rows] < 0]
+                self._exit[rows], self._exit_bad[rows] = 0, drawn[rows]
+                self._exit_tokens[rows] -= 1
             if not len(rows):
                 return
+            self._begun[rows] += 1
+            self._try_exit(rows)
+            rows = rows[~self._open[rows].any(axis=1)]
+            if self._exits:
+                self._exits.skip[rows, self._exit[rows]] = SKIP_STEPS
+            self._exit[rows] = -1
 
-    def _build(self, rows: Ints, tries: int) -> None:
-        """Begin a new route in place of each, again and again, until it stands or `tries` are used up."""
+    def _try_exit(self, rows: Ints) -> None:
+        """Try the first guards on the list, then the next ones."""
+        self._build(rows, EXIT_TRIES, planned=0)
+        if self._guards and self._policy.in_turn:
+            rows = rows[~self._open[rows].any(axis=1)]
+            self._via[rows] = self._guards.first(rows, self._policy.routes)
+            self._build(rows, EXIT_TRIES, planned=0)
+
+    def _build(self, rows: Ints, tries: int, planned: int) -> None:
+        """Begin a new route in place of each, again and again, until it stands or `tries` are used up.
+
+        The first `planned` builds of each route do not wait for the budget.
+        """
         rows = rows[self._exit[rows] >= 0]
         exit_bad = self._exit_bad[rows, None]
         honest = self._honest[rows]
@@ -191,11 +229,16 @@ class _Play:
         with np.errstate(divide="ignore", invalid="ignore"):
             needed = np.log1p(-self.random(self._open[rows].shape)) / np.log1p(-stands)
         needed = np.where(stands > 0, np.maximum(np.ceil(needed), 1), np.inf)
-        allowed = np.minimum(tries, np.floor(self._tokens[rows])) * usable
+        left = self._tokens[rows, None] / self._policy.routes
+        allowed = np.minimum(tries, np.maximum(np.floor(left), planned)) * usable
         done = needed <= allowed
         spent = np.where(done, needed, allowed)
-        self._tokens[rows] -= spent
+        self._tokens[rows] = np.maximum(self._tokens[rows] - spent.sum(axis=1), 0)
         self._builds[rows] += spent.sum(axis=1).astype(np.int64)
+        if self._guards and self._policy.in_turn:
+            before = np.take_along_axis(self._guards.skip[rows], via, 1)
+            failed = ~done & (allowed > 0)
+            self._guards.skip[rows[:, None], via] = np.where(failed, SKIP_STEPS, before * ~done)
         corrupt = self.random(done.shape) * stands < by_bad
         self._entry_bad[rows] = np.where(done, corrupt, self._entry_bad[rows])
         self._open[rows] |= done

@@ -14,13 +14,13 @@ from anonnet.sim.adversary.model import DAYS, Kept
 
 def some(c: float, draws: float) -> float:
     """Return the chance that of so many draws at least one is corrupt."""
-    return 1 - (1 - c) ** draws
+    return 1 - math.pow(1 - c, draws)
 
 
 def some_kept(c: float, kept: Kept, days: float = DAYS) -> float:
     """Return the chance that a kept list ever holds a corrupt node, in a while shorter than any life.
 
-    In a list that has been kept for long each node is replaced in that while with the chance days / mean life.
+    In that while each node of an old list is replaced with the chance days / mean life.
     """
     assert days <= kept.days[0]
     return 1 - ((1 - c) * (1 - c * days / kept.mean_days)) ** kept.count
@@ -54,7 +54,7 @@ def killed_until_corrupt(c: float, tries: float) -> float:
 def stands(c: float, hops: int) -> float:
     """Return how much of what stands is compromised, all relays drawn anew, if all that is not is killed.
 
-    Borisov et al. 2007, "reliable" adversary: c^2 of all routes are held at both ends, (1 - c)^hops are clean.
+    After Borisov et al. 2007: c^2 of all routes are held at both ends, (1 - c)^hops hold no corrupt relay.
     """
     held, clean = c**2, (1 - c) ** hops
     return held / (held + clean)
@@ -63,7 +63,7 @@ def stands(c: float, hops: int) -> float:
 def guard_found(c: float, routes_a_day: float, days: float) -> float:
     """Return the chance that a corrupt exit learns a guard of a circuit: a corrupt second hop saw it.
 
-    Second hops are drawn anew for each route. With a corrupt second hop the two need only recognise each other.
+    Second hops are drawn anew for each route; the exit and the second hop know each other's routes.
     """
     return some(c, routes_a_day * days)
 
@@ -74,12 +74,12 @@ def pinned_guard_found(c: float, second: Kept, days: float) -> float:
 
 
 def share_by_address(honest: Sequence[int], corrupt: Sequence[int]) -> float:
-    """Return the adversary's share of draws if every relay is as likely. Relays in each network, whose they are."""
+    """Return the adversary's share of draws if every relay is as likely, given the relays in each network."""
     return sum(corrupt) / (sum(honest) + sum(corrupt))
 
 
 def share_by_network(honest: Sequence[int], corrupt: Sequence[int]) -> float:
-    """Return the same if a network is drawn first, then a relay in it. Both sequences go over the same networks."""
+    """Return the same if a network is drawn first, then a relay in it; entry i of both is network i."""
     inhabited = [(h, b) for h, b in zip(honest, corrupt, strict=True) if h + b]
     return sum(b / (h + b) for h, b in inhabited) / len(inhabited)
 
