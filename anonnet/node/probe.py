@@ -13,8 +13,7 @@ from anonnet.node.control import Control
 from anonnet.proto.budget import TEST_SHARE
 from anonnet.proto.caller import OwnRoute, Watcher
 from anonnet.proto.path import KnownNode, choose, paths
-from anonnet.wire import signal
-from anonnet.wire.control import Reason
+from anonnet.wire.control import Echo, Reason
 
 SETUP_SECONDS: Final = 60.0
 ECHO_SECONDS: Final = 10.0
@@ -110,7 +109,7 @@ class Probe:
         sent = control.now()
         if self._reason is not None:
             raise OperatorError(f"the test route died: {self._reason.text}", "try again")
-        control.node.caller.signal(route, hop, signal.Echo(token), sent)
+        control.node.caller.signal(route, hop, Echo(token), sent)
         control.settle()
         try:
             async with asyncio.timeout(ECHO_SECONDS):

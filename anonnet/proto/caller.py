@@ -236,7 +236,7 @@ class Caller:
                 route.watcher.on_ready(route.handle)
             case signal.OpenRefused(reason) if last and route.state is RouteState.OPENING:
                 self.end(route.handle, reason)
-            case signal.EchoReply(token):
+            case control.EchoReply(token):
                 route.watcher.on_echo(route.handle, hop, token)
             case signal.End(reason):
                 self.end(route.handle, reason)

@@ -33,6 +33,7 @@ from anonnet.wire.handshake import LinkAnswer, LinkOffer, Status
 MS: Final = 1_000_000
 SECOND: Final = 1000 * MS
 REKEY_NS: Final = 120 * SECOND  # life of a session's keys; the next are asked for after half of it
+STALE_NS: Final = 3 * REKEY_NS  # a neighbour that leaves older keys in use loses the link
 DEAD_NS: Final = 2_500 * MS  # of silence, or ...
 DEAD_TICKS: Final = 20  # ... this many ticks, whichever is longer
 FIRST_RETRY_NS: Final = 1 * SECOND
@@ -103,6 +104,7 @@ class Link:
         self._tried = self._next_try = now
         self._ask_at = 0  # for fresh keys ...
         self._use_at = 0  # ... and when to use them
+        self._keyed_at = now  # when the neighbour first used the keys in use
         self._opened = False  # this end opened the session, so it rekeys
         self._heard = now
         schedule = peer.schedule
@@ -205,6 +207,7 @@ class Link:
 
     def on_confirmed(self, now: int) -> None:
         """The peer sent under the newest session."""
+        self._keyed_at = now
         if self._answered is not None:
             self._channel = self._answered.channel
             self._answered = None
@@ -218,7 +221,7 @@ class Link:
             self.state = LinkState.UP
             self.trouble = ""
             self._retry_ns = FIRST_RETRY_NS
-            self._heard = now
+            self._heard = self._keyed_at = now
             self._ask_at = now + REKEY_NS // 2
             self._use_at = now + REKEY_NS
             self._around.on_up(self.handle)
@@ -351,15 +354,17 @@ class Link:
             self._fall(now)
 
     def on_deadline(self, now: int) -> None:
-        """Rekey when due, give up on a confirmation that does not come, let the stream send again."""
+        """Rekey when due, end a session whose keys have grown too old, let the stream send again."""
         if self.state is LinkState.UP and self._opened:
             self._rekey(now)
+        if self.state is LinkState.UP and now - self._keyed_at >= STALE_NS:
+            self._break(PeerFault("it leaves old keys in use"), now)
         self.transmit(now)
 
     def next_deadline(self) -> int | None:
         """When `on_deadline` or `open` has something to do."""
         if self.state is not LinkState.UP:
             return self._next_try if self._answered is None and self.peer.reachable else None
-        stream = self._stream.next_deadline()
-        rekey = min(self._ask_at, self._use_at) if self._opened else None
-        return min((at for at in (stream, rekey) if at is not None), default=None)
+        due = [self._stream.next_deadline(), self._keyed_at + STALE_NS]
+        due += [self._ask_at, self._use_at] if self._opened else []
+        return min(at for at in due if at is not None)

@@ -63,6 +63,9 @@ class Neighbours:
     def __iter__(self) -> Iterator[Neighbour]:
         return iter(self._by_link.values())
 
+    def __len__(self) -> int:
+        return len(self._by_link)
+
     def find(self, node_id: NodeId) -> Neighbour | None:
         """Return the link with a node that is up."""
         return next((n for n in self if n.node_id == node_id and n.up), None)

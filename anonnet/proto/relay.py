@@ -35,7 +35,8 @@ from anonnet.wire import control, signal
 from anonnet.wire.control import Reason
 
 BATCH_NS: Final = 5_000_000
-MAX_ROUTES: Final = 4096
+MAX_ROUTES: Final = 4096  # of this node; a neighbour may begin its even part of them
+UNACKED_NS: Final = 30_000_000_000  # a caller that takes in nothing for so long is gone
 
 
 class HopState(Enum):
@@ -100,7 +101,10 @@ class Relay:
             for _, _, act in sorted(batch, key=lambda entry: entry[:2]):
                 act(now)
         for route in list(self.routes.values()):
-            self._transmit(route, now)
+            if route.stream.unacked_for(now) > UNACKED_NS:
+                self.end(route.handle, Reason.TIMEOUT)
+            else:
+                self._transmit(route, now)
         for circuit in self._exits.expired(now) if self._exits is not None else ():
             self._host.order(o.CloseCircuit(circuit))
 
@@ -159,7 +163,8 @@ class Relay:
             return Reason.PROTOCOL
         if message.format_code != neighbour.format.code:
             return Reason.BAD_FORMAT
-        if len(self.routes) >= MAX_ROUTES:
+        begun = sum(route.towards is neighbour for route in self.routes.values())
+        if begun >= MAX_ROUTES // len(self._neighbours):
             return Reason.OVERLOAD
         handle = self._host.new_route()
         if not neighbour.budget.reserve(handle, message.backward_rate, message.forward_rate):
@@ -208,8 +213,8 @@ class Relay:
                 self._host.order(o.UseRoute(route.handle))
             case signal.Arrange(shares) if route.state is HopState.EXIT and self._exits is not None:
                 self._host.order(o.ArrangeCircuit(self._exits.circuit_of(route.handle), shares))
-            case signal.Echo(token):
-                self._signal(route, signal.EchoReply(token), now)
+            case control.Echo(token):
+                self._signal(route, control.EchoReply(token), now)
             case signal.End(reason):
                 self._later(now, lambda _: self.end(route.handle, reason), setup=False)
             case _:

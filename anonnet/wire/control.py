@@ -151,12 +151,5 @@ _CODEC: Final[Codec[ControlMessage]] = Codec(
     }
 )
 
-
-def encode(message: ControlMessage) -> bytes:
-    """Return the bytes of a message; ValueError or OverflowError if a field's value is illegal."""
-    return _CODEC.encode(message)
-
-
-def decode(data: bytes) -> ControlMessage:
-    """Return the message that `data` is, all of it; raise Malformed otherwise."""
-    return _CODEC.decode(data)
+encode: Final = _CODEC.encode
+decode: Final = _CODEC.decode

@@ -1,7 +1,7 @@
 """Route signalling (docs/protocol.md section 5.1): what a caller and one hop of its route say to each other.
 
 The messages travel in SIGNAL payloads, inside the onion layers, through the reliable ordered channel of
-wire.stream: one channel between the caller and each hop.
+wire.stream: one channel between the caller and each hop. Echo and EchoReply are link control's too.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Annotated, Final, TypeAlias
 
 from anonnet.ids import NODE_ID_LEN, NodeId
-from anonnet.wire.control import HANDSHAKE, REASON, Reason
-from anonnet.wire.fields import U32, U64, Codec, Exactly, Number
+from anonnet.wire.control import HANDSHAKE, REASON, Echo, EchoReply, Reason
+from anonnet.wire.fields import U32, Codec, Exactly, Number
 
 CIRCUIT_SECRET_LEN: Final = 32
 
@@ -59,20 +59,6 @@ class OpenRefused:
     """The exit will not."""
 
     reason: Annotated[Reason, REASON]
-
-
-@dataclass(frozen=True, slots=True)
-class Echo:
-    """Asks for an EchoReply with the same token; either side."""
-
-    token: Annotated[int, U64]
-
-
-@dataclass(frozen=True, slots=True)
-class EchoReply:
-    """Answers an Echo."""
-
-    token: Annotated[int, U64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +110,5 @@ _CODEC: Final[Codec[SignalMessage]] = Codec(
     }
 )
 
-
-def encode(message: SignalMessage) -> bytes:
-    """Return the bytes of a message; ValueError or OverflowError if a field's value is illegal."""
-    return _CODEC.encode(message)
-
-
-def decode(data: bytes) -> SignalMessage:
-    """Return the message that `data` is, all of it; raise Malformed otherwise."""
-    return _CODEC.decode(data)
+encode: Final = _CODEC.encode
+decode: Final = _CODEC.decode

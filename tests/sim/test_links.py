@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from anonnet.crypto.keys import NodeKeys
-from anonnet.proto.link import DEAD_NS, LAST_RETRY_NS, Link, LinkState
+from anonnet.proto.link import DEAD_NS, LAST_RETRY_NS, STALE_NS, Link, LinkState
 from anonnet.sim.clock import MS, SECOND, START
 from anonnet.sim.network import steady
 from anonnet.sim.simnode import SimNode
@@ -151,6 +151,23 @@ def test_both_open_again_and_again_over_a_bad_wire() -> None:
     assert world.run(LAST_RETRY_NS + 3 * SECOND, lambda: links_up(world))
     world.run(130 * SECOND)
     assert links_up(world), "a rekey later still"
+
+
+@pytest.mark.parametrize("cheat", ["opener", "other"])
+def test_keys_that_the_neighbour_leaves_in_use_end_the_link(cheat: str) -> None:
+    """Whoever never asks for fresh keys, or never answers, cannot make the other go on with old ones."""
+    world = pair("modem")
+    channels = {link(node)._channel for node in world.nodes.values()}
+    (honest,) = [node for node in world.nodes.values() if link(node)._opened != (cheat == "opener")]
+    (cheater,) = [node for node in world.nodes.values() if node is not honest]
+    if cheat == "opener":
+        link(cheater)._ask_at = link(cheater)._use_at = 1 << 62
+    else:
+        link(cheater)._answer_rekey = lambda *_: None  # type: ignore[method-assign]
+    assert world.run(STALE_NS + SECOND, lambda: link(honest).state is not LinkState.UP)
+    assert "old keys" in link(honest).trouble
+    assert world.run(20 * SECOND, lambda: links_up(world))
+    assert link(honest)._channel not in channels
 
 
 # -- roaming --------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from anonnet.crypto.hop import HopKeys, hop_respond
 from anonnet.proto import orders as o
 from anonnet.proto import relay
 from anonnet.proto.plane import Plane
+from anonnet.proto.relay import UNACKED_NS
 from anonnet.sim.clock import MS, SECOND
 from anonnet.sim.world import World
 from anonnet.wire import signal
@@ -226,4 +227,19 @@ def test_a_caller_that_never_acknowledges_costs_its_route_only() -> None:
 
     ask()
     assert world.run(600 * SECOND, gone)
+    assert links_up(world)
+
+
+def test_a_caller_that_goes_deaf_costs_its_route_only() -> None:
+    """It takes in no answer at all; before its route is a circuit's, nobody else would notice."""
+    world = chain(profile="10m")
+    gone = silent(world, "r1")
+    attempt = Attempt(world, ("r1",), rate=500_000)
+    assert world.run(5 * SECOND, lambda: attempt.ready)
+    caller = world.nodes["caller"]
+    caller.core.caller.on_frame = lambda *_: None  # type: ignore[method-assign]
+    attempt.route.streams[0].send(signal.encode(signal.Echo(1)))
+    caller.wake()
+    assert not world.run(UNACKED_NS - SECOND, gone)
+    assert world.run(3 * SECOND, gone)
     assert links_up(world)
