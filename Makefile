@@ -31,7 +31,8 @@ PACKAGES := \
 	iperf3           \
 	curl             \
 	iputils-ping     \
-	bind9-dnsutils
+	bind9-dnsutils   \
+	libgcrypt20
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -1,4 +1,4 @@
-"""Hop handshakes (docs/protocol.md, "Hop handshake"): Noise NKhfs, caller anonymous, relay known.
+"""Hop handshakes (docs/protocol.md, "Hop handshake"): caller anonymous, relay known; of anonnet-2026:
 
     -> e, es, e1
     <- e, ee, ekem1
@@ -10,23 +10,18 @@ is asked in another's name answers nothing useful. The tag of the reply confirms
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from anonnet.crypto import kem
-from anonnet.crypto.noise import DH_LEN, TAG_LEN, HandshakeState, Role
+from anonnet.crypto.noise import Role
 from anonnet.crypto.onion import SUBKEY_LEN, LayerKeys
-from anonnet.crypto.suite import Suite
+from anonnet.crypto.suite import Handshake, Suite
 from anonnet.errors import Malformed
 from anonnet.ids import NodeId
 
 LABEL: Final = b"AnonNet hop"
 KEYS_LABEL: Final = b"AnonNet hop keys"
-MESSAGE_LEN: Final = DH_LEN + kem.PUBLIC_LEN + TAG_LEN + TAG_LEN  # 1248
-REPLY_LEN: Final = DH_LEN + kem.CIPHERTEXT_LEN + TAG_LEN + TAG_LEN  # 1152
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,41 +41,39 @@ class HopInitiator:
         suite: Suite,
         onion_public: bytes,
         node_id: NodeId,
-        *,
-        ephemeral: X25519PrivateKey | None = None,
-        kem_ephemeral: kem.KemPrivateKey | None = None,
+        **ephemerals: Any,
     ) -> None:
         """Make the message for the node of that id and onion key. Ephemeral keys: test vectors only.
 
         Raises Forged when `onion_public` is a point of low order.
         """
-        self._noise = HandshakeState(
+        self._suite = suite
+        self._handshake = suite.handshake(
             suite.hop_handshake,
             Role.INITIATOR,
             prologue=suite.prologue(LABEL, node_id),
             remote_static=onion_public,
-            ephemeral=ephemeral,
-            kem_ephemeral=kem_ephemeral,
+            **ephemerals,
         )
-        self.message: Final = self._noise.write()
+        self.message: Final = self._handshake.write()
 
     def finish(self, reply: bytes) -> HopKeys:
         """Return the hop's keys; PeerFault, and nothing changed, when the reply is not the node's."""
-        _check(reply, REPLY_LEN)
-        self._noise.read(reply)
-        return _derive(self._noise)
+        _check(reply, self._suite.hop_lengths[1])
+        self._handshake.read(reply)
+        return _derive(self._suite, self._handshake)
 
 
 def hop_respond(
     suite: Suite, onion_private: X25519PrivateKey, node_id: NodeId, message: bytes
 ) -> tuple[bytes, HopKeys]:
     """Answer a caller as the node `node_id`: (reply, keys). PeerFault when the message is not for it."""
-    _check(message, MESSAGE_LEN)
-    noise = HandshakeState(
+    _check(message, suite.hop_lengths[0])
+    handshake = suite.handshake(
         suite.hop_handshake, Role.RESPONDER, prologue=suite.prologue(LABEL, node_id), static=onion_private
     )
-    noise.read(message)
-    return noise.write(), _derive(noise)
+    handshake.read(message)
+    return handshake.write(), _derive(suite, handshake)
 
 
 def _check(message: bytes, length: int) -> None:
@@ -88,9 +81,9 @@ def _check(message: bytes, length: int) -> None:
         raise Malformed(f"a hop handshake message has {length} bytes, not {len(message)}")
 
 
-def _derive(noise: HandshakeState) -> HopKeys:
-    """HKDF-SHA256 (RFC 5869): six subkeys and the slot shift from the split keys and the transcript."""
+def _derive(suite: Suite, handshake: Handshake) -> HopKeys:
+    """Six subkeys and the slot shift from the split keys and the transcript."""
     length = 6 * SUBKEY_LEN + 4
-    material = HKDF(SHA256(), length, noise.handshake_hash, KEYS_LABEL).derive(b"".join(noise.split()))
+    material = suite.derive(b"".join(handshake.split()), handshake.handshake_hash, KEYS_LABEL, length)
     subkeys = [material[i : i + SUBKEY_LEN] for i in range(0, 6 * SUBKEY_LEN, SUBKEY_LEN)]
     return HopKeys(LayerKeys(*subkeys[:3]), LayerKeys(*subkeys[3:]), int.from_bytes(material[-4:], "big"))

@@ -231,7 +231,7 @@ class HandshakeState:
         own, peer = (0, 1) if self._role is Role.INITIATOR else (1, 0)
         private = state.e if token[own] == "e" else self._s
         public = state.re if token[peer] == "e" else state.rs
-        self._mix_key(state, _dh(_needed(private), _needed(public)))
+        self._mix_key(state, x25519(_needed(private), _needed(public)))
 
     def _seal(self, state: _State, plain: bytes) -> bytes:
         sealed = plain
@@ -255,7 +255,7 @@ class HandshakeState:
         return plain
 
 
-def _dh(private: X25519PrivateKey, public: bytes) -> bytes:
+def x25519(private: X25519PrivateKey, public: bytes) -> bytes:
     """Return the X25519 result; Forged when it is all zero, as it is for the few points of low order."""
     try:
         return private.exchange(X25519PublicKey.from_public_bytes(public))

@@ -17,7 +17,7 @@ from typing import Final
 
 from anonnet.crypto.gate import TimestampGuard
 from anonnet.crypto.keys import NodeKeys
-from anonnet.crypto.suite import SUITES
+from anonnet.crypto.suite import Suite
 from anonnet.errors import OperatorError
 from anonnet.ids import short
 from anonnet.node.config import Config
@@ -44,6 +44,7 @@ class Inherited:
     """What the keeper hands to the control process."""
 
     config: Config
+    suite: Suite
     keys: NodeKeys
     peers: Sequence[Peer]
     transports: frozenset[tuple[str, int]]  # sockets that are open: transport, IP version
@@ -73,7 +74,7 @@ class Control:
         pool = ExitCircuits(IPv4Network(exit_.pool4), IPv6Network(exit_.pool6)) if exit_.enabled else None
         identity = Identity(given.keys.node_id, given.keys.link, given.keys.link_public, given.keys.onion)
         known = {peer.descriptor.node_id: _known(peer) for peer in given.peers}
-        self.node = Node(identity, SUITES[given.config.node.suite], known, pool, os.urandom,
+        self.node = Node(identity, given.suite, known, pool, os.urandom,
                          self._timestamp, self._guard, given.config.caller.share)  # fmt: skip
         for peer in given.peers:
             if peer.link:

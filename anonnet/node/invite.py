@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from anonnet.crypto.keys import NodeKeys
-from anonnet.crypto.suite import SUITES
+from anonnet.crypto.suite import SUITE_CODES
 from anonnet.ids import NodeId
 from anonnet.node.config import Config
 from anonnet.wire.descriptor import MAX_NEIGHBOURS, Descriptor, invite, sign
@@ -14,7 +14,7 @@ from anonnet.wire.descriptor import MAX_NEIGHBOURS, Descriptor, invite, sign
 def own_descriptor(config: Config, keys: NodeKeys, neighbours: Iterable[NodeId], epoch: int) -> Descriptor:
     """Return this node's descriptor; `epoch` is seconds since 1970, so that a later one replaces it."""
     return Descriptor(
-        suite_code=SUITES[config.node.suite].code,
+        suite_code=SUITE_CODES[config.node.suite],
         epoch=epoch,
         identity=keys.identity_public,
         link=keys.link_public,

@@ -20,6 +20,7 @@ from typing import Final
 import click
 
 from anonnet.crypto.keys import load_keys
+from anonnet.crypto.suite import load_suite
 from anonnet.errors import AnonNetError, OperatorError
 from anonnet.net.sockets import Listening, open_sockets
 from anonnet.node import control, controlplane, dataplane, pipe
@@ -47,6 +48,7 @@ def run(config: Config, debug: bool, verbose: bool, plane: type[Plane] = Plane) 
         level=logging.DEBUG if debug else config.node.log_level.upper(),
         format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr,
     )  # fmt: skip
+    suite = load_suite(config.node.suite)
     keys = load_keys(config.node.state_dir)
     peers = read_peers(config, keys.node_id, "configuration")
     require_link(peers, "configuration")
@@ -70,13 +72,13 @@ def run(config: Config, debug: bool, verbose: bool, plane: type[Plane] = Plane) 
         if session.tun is not None:
             pipe.ReportPipe(for_control).attach("exit", os.dup(session.tun.fd))
         given = control.Inherited(
-            config, keys, peers, frozenset(sockets), for_control, listener, guard_dir, user, debug
+            config, suite, keys, peers, frozenset(sockets), for_control, listener, guard_dir, user, debug
         )
 
         # Each child closes the other's end, or neither would see that the other has ended.
         def data_plane() -> None:
             for_control.close()
-            dataplane.run(config, sockets, for_plane, user, plane)
+            dataplane.run(config, suite, sockets, for_plane, user, plane)
 
         def control_plane() -> int:
             for_plane.close()

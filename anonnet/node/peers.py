@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from anonnet.crypto.suite import SUITES
+from anonnet.crypto.suite import SUITE_CODES, suite_text
 from anonnet.errors import ConfigError, Malformed, OperatorError
 from anonnet.ids import NodeId, node_id_text, short
 from anonnet.node.config import Config
@@ -47,9 +47,10 @@ def read_peers(config: Config, own: NodeId | None, source: str) -> list[Peer]:
         if address:
             transport = address.transport
         profile = parse_profile(section.profile or config.links.profile)
-        if descriptor.suite_code != SUITES[config.node.suite].code:
-            hint = "both must use the same network's suite"
-            raise ConfigError(f"{key} does not use suite {config.node.suite}", hint)
+        if descriptor.suite_code != SUITE_CODES[config.node.suite]:
+            theirs = suite_text(descriptor.suite_code)
+            what = f"{key} uses suite {theirs}, this node {config.node.suite}"
+            raise ConfigError(what, "all nodes of a network must set the same node.suite")
         peers.append(Peer(descriptor, section.link, transport, address, profile))
     return peers
 

@@ -14,8 +14,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from anonnet.crypto.onion import Layer, LayerKeys
+from anonnet.crypto.onion import LayerKeys
 from anonnet.crypto.replay import ReplayWindow
+from anonnet.crypto.suite import OnionLayer, Suite
 from anonnet.proto.circuit import Circuit
 from anonnet.proto.health import Health
 from anonnet.proto.orders import Joined, Reports, SignalSeen
@@ -88,7 +89,7 @@ class HopRoute:
 
     def __init__(
         self, handle: int, route_id: int, forward: LayerKeys, backward: LayerKeys, shift: int,
-        fmt: Format, scratch: Scratch, first_slot: int, reports: Reports,
+        fmt: Format, scratch: Scratch, first_slot: int, reports: Reports, suite: Suite,
     ) -> None:  # fmt: skip
         self.handle = handle
         self.route_id = route_id
@@ -99,8 +100,8 @@ class HopRoute:
         self.window = SlotWindow()
         self.unrecognised = 0
         self._fmt = fmt
-        self._forward = Layer(forward)
-        self._backward = Layer(backward)
+        self._forward = suite.layer(forward)
+        self._backward = suite.layer(backward)
         self._shift = shift
         self._scratch = scratch
         self._reports = reports
@@ -231,8 +232,8 @@ class HopRoute:
 class Hop(NamedTuple):
     """One hop as the caller knows it: layers, and offsets of its slot numbers from the first link's."""
 
-    forward: Layer
-    backward: Layer
+    forward: OnionLayer
+    backward: OnionLayer
     forward_offset: int
     backward_offset: int
     slot_shift: int
@@ -242,7 +243,7 @@ class CallerRoute:
     """A route that this node calls: every layer is deciphered here."""
 
     def __init__(self, handle: int, route_id: int, scratch: Scratch, first_slot: int,
-                 reports: Reports) -> None:  # fmt: skip
+                 reports: Reports, suite: Suite) -> None:  # fmt: skip
         self.handle = handle
         self.route_id = route_id
         self.hops: list[Hop] = []
@@ -255,6 +256,7 @@ class CallerRoute:
         self._scratch = scratch
         self._next = first_slot
         self._reports = reports
+        self._layer = suite.layer
 
     @property
     def queues(self) -> list[ForwardQueue]:
@@ -268,7 +270,8 @@ class CallerRoute:
             last = self.hops[-1]
             forward_offset = (last.forward_offset + last.slot_shift) & SLOT_MASK
             backward_offset = (last.backward_offset + backward_shift) & SLOT_MASK
-        self.hops.append(Hop(Layer(forward), Layer(backward), forward_offset, backward_offset, slot_shift))
+        layers = self._layer(forward), self._layer(backward)
+        self.hops.append(Hop(*layers, forward_offset, backward_offset, slot_shift))
 
     def take_forward(self, _tick: int) -> CellRow:
         """Next cell due: signalling first, then data, else a route null to the last hop."""

@@ -11,9 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
 from anonnet.crypto.replay import ReplayWindow
+from anonnet.crypto.suite import Seal, Suite
 from anonnet.proto.inbox import Outbox
 from anonnet.proto.orders import RATE_UNIT, Endpoint, LinkStats
 from anonnet.proto.pacer import Beat
@@ -52,7 +51,7 @@ class ReceiveSession:
     def __init__(self, link: PlaneLink, key: bytes, confirms: bool) -> None:
         self.link = link
         self.length = link.format.datagram_len
-        self.open = AESGCM(key).decrypt_into
+        self.open = link.suite.opener(key)
         self.window = ReplayWindow()
         self.confirms = confirms  # its first datagram tells that the neighbour has the new keys
         self.received = 0
@@ -66,9 +65,11 @@ class ReceiveSession:
 class PlaneLink:
     """One link's schedule, keys, lanes and counters."""
 
-    def __init__(self, handle: int, fmt: Format, endpoint: Endpoint, beat: Beat, cells_out: int) -> None:
+    def __init__(self, handle: int, fmt: Format, endpoint: Endpoint, beat: Beat, cells_out: int,
+                 suite: Suite) -> None:  # fmt: skip
         self.handle = handle
         self.format = fmt
+        self.suite = suite
         self.endpoint = endpoint
         self.beat = beat
         self.outbox = Outbox(fmt, cells_out)
@@ -80,7 +81,7 @@ class PlaneLink:
         self.sessions: dict[int, ReceiveSession] = {}
         self._null = rows(fmt, 1)[0].cell
         self._control_row = rows(fmt, 1)[0]
-        self._seal: Callable[..., int] | None = None
+        self._seal: Seal | None = None
         self._word = 0
         self._counter = 0
         self._next_tick = 0
@@ -110,7 +111,7 @@ class PlaneLink:
         if self._pending is not None:
             key, index = self._pending
             self._pending = None
-            self._seal = AESGCM(key).encrypt_into
+            self._seal = self.suite.sealer(key)
             self._word = word(DatagramType.DATA, index)
             self._counter = 0
 

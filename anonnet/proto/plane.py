@@ -18,6 +18,7 @@ from typing import Final
 
 from cryptography.exceptions import InvalidTag
 
+from anonnet.crypto.suite import ANONNET_2026, Suite
 from anonnet.errors import Malformed
 from anonnet.proto import orders as o
 from anonnet.proto.circuit import Circuit
@@ -47,13 +48,15 @@ class Plane:
     """
 
     def __init__(self, now: int, random: Callable[[int], bytes], randomised: bool = False,
-                 schedule_random: Callable[[int], bytes] | None = None) -> None:  # fmt: skip
+                 schedule_random: Callable[[int], bytes] | None = None,
+                 suite: Suite = ANONNET_2026) -> None:  # fmt: skip
         self.links: dict[int, PlaneLink] = {}
         self.beats: dict[int, Beat] = {}
         self.reports = o.Reports()
         self.to_tun: dict[str, list[bytearray]] = {"caller": [], "exit": []}
         self.strays: list[tuple[bytes, o.Endpoint]] = []
         self.unknown = 0  # datagrams with no session
+        self._suite = suite
         self._random = random
         self._schedule_random = schedule_random or random
         self._randomised = randomised
@@ -205,7 +208,8 @@ class Plane:
                 order.tick_ns, self._now, self._schedule_random, self._randomised
             )
         beat.cells += order.cells_out
-        link = PlaneLink(order.link, FORMAT_BY_CODE[order.format_code], order.endpoint, beat, order.cells_out)
+        link = PlaneLink(order.link, FORMAT_BY_CODE[order.format_code], order.endpoint, beat, order.cells_out,
+                         self._suite)  # fmt: skip
         self.links[order.link] = link
 
     def _on_RemoveLink(self, order: o.RemoveLink) -> None:  # noqa: N802
@@ -251,7 +255,8 @@ class Plane:
         link = self.links[order.link]
         first_slot = int.from_bytes(self._random(4), "big")
         route = HopRoute(order.route, order.route_id, order.forward, order.backward, order.slot_shift,
-                         link.format, self._scratch[link.format.name], first_slot, self.reports)  # fmt: skip
+                         link.format, self._scratch[link.format.name], first_slot, self.reports,
+                         self._suite)  # fmt: skip
         self._routes[order.route] = route
         link.routes[order.route_id] = route.receive_forward
         self._add_lane(link, order.route, order.backward_rate, route.take_backward, route.skip_backward,
@@ -273,7 +278,7 @@ class Plane:
         link = self.links[order.link]
         first_slot = int.from_bytes(self._random(4), "big")
         scratch = self._scratch[link.format.name]
-        route = CallerRoute(order.route, order.route_id, scratch, first_slot, self.reports)
+        route = CallerRoute(order.route, order.route_id, scratch, first_slot, self.reports, self._suite)
         self._routes[order.route] = route
         route.rates = (order.forward_rate, order.backward_rate)
         link.routes[order.route_id] = route.receive_backward

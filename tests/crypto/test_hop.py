@@ -8,9 +8,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from anonnet import errors
-from anonnet.crypto.hop import MESSAGE_LEN, REPLY_LEN, HopInitiator, hop_respond
+from anonnet.crypto.hop import HopInitiator, hop_respond
 from anonnet.crypto.kem import KemPrivateKey
-from anonnet.crypto.suite import ANONNET_2026, SUITES
+from anonnet.crypto.suite import ANONNET_2026, load_suite
 from anonnet.errors import Forged, PeerFault
 from anonnet.ids import NodeId
 from tests.vectors import harm, load
@@ -24,7 +24,7 @@ MESSAGE, REPLY = bytes.fromhex(VECTOR["message"]), bytes.fromhex(VECTOR["reply"]
 
 def vector_caller() -> HopInitiator:
     return HopInitiator(
-        SUITES[VECTOR["suite"]],
+        load_suite(VECTOR["suite"]),
         PUBLIC,
         NODE_ID,
         ephemeral=X25519PrivateKey.from_private_bytes(bytes.fromhex(VECTOR["caller_ephemeral"])),
@@ -39,7 +39,7 @@ def test_known_answers() -> None:
     assert [k.hex() for k in keys.forward] == VECTOR["forward"]
     assert [k.hex() for k in keys.backward] == VECTOR["backward"]
     assert keys.slot_shift == VECTOR["slot_shift"]
-    assert (len(MESSAGE), len(REPLY)) == (MESSAGE_LEN, REPLY_LEN)
+    assert (len(MESSAGE), len(REPLY)) == ANONNET_2026.hop_lengths == (1248, 1152)
 
 
 @pytest.mark.parametrize("case", VECTOR["message_refused"], ids=lambda c: c["name"])

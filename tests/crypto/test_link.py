@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from anonnet import errors
 from anonnet.crypto.kem import KemPrivateKey
 from anonnet.crypto.link import LinkInitiator, LinkResponder
-from anonnet.crypto.suite import ANONNET_2026, SUITE_BY_CODE, SUITES, Suite
+from anonnet.crypto.suite import ANONNET_2026, DEFAULT_SUITE, SUITE_CODES, SUITE_NAMES, Suite, load_suite
 from anonnet.errors import Forged, PeerFault
 from anonnet.wire.handshake import LinkAnswer, LinkOffer, Status
 from tests.vectors import harm, load
@@ -24,7 +25,7 @@ A_PUBLIC, B_PUBLIC = A.public_key().public_bytes_raw(), B.public_key().public_by
 
 def vector_initiator() -> LinkInitiator:
     return LinkInitiator(
-        SUITES[VECTOR["suite"]],
+        load_suite(VECTOR["suite"]),
         A,
         B_PUBLIC,
         BYTES["offer"],
@@ -97,7 +98,7 @@ def test_a_replayed_first_message_gives_the_replayer_no_keys() -> None:
 
 
 def other_suite() -> Suite:
-    return Suite("other", 2, ANONNET_2026.link_handshake, ANONNET_2026.hop_handshake, "AESGCM", "UIV")
+    return replace(ANONNET_2026, name="other", code=77)
 
 
 @pytest.mark.parametrize(
@@ -132,5 +133,7 @@ def test_keys_are_not_printed() -> None:
 
 
 def test_suites_are_told_apart_by_code() -> None:
-    assert len(SUITE_BY_CODE) == len(SUITES)
-    assert all(SUITE_BY_CODE[s.code] is s and SUITES[s.name] is s for s in SUITES.values())
+    assert len(SUITE_NAMES) == len(SUITE_CODES) == 2
+    for name, code in SUITE_CODES.items():
+        assert (load_suite(name).name, load_suite(name).code) == (name, code)
+    assert SUITE_CODES[DEFAULT_SUITE] == 1

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anonnet.crypto.suite import ANONNET_2026
 from anonnet.proto.lane import MAX_CONTROL, Lane, PlaneLink
 from anonnet.proto.orders import RATE_UNIT, Endpoint
 from anonnet.proto.pacer import Beat
@@ -22,7 +23,7 @@ TICK = 5_000_000
 
 def link(cells: int = 6, session: bool = True) -> PlaneLink:
     beat = Beat(TICK, 0, bytes)
-    made = PlaneLink(1, NARROW, Endpoint("raw", "10.0.0.2", 0), beat, cells)
+    made = PlaneLink(1, NARROW, Endpoint("raw", "10.0.0.2", 0), beat, cells, ANONNET_2026)
     if session:
         made.set_session(1, 2, KEY, KEY, confirm=False)
     return made
