@@ -1,0 +1,152 @@
+"""When the loop looks at what: nothing that comes in shifts what goes out, or wakes a relay for nothing."""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Iterator, Sequence
+from random import Random
+from typing import NamedTuple
+
+import pytest
+
+from anonnet.net.driver import NAP_S, Driver
+from anonnet.proto import orders as o
+from anonnet.proto.pacer import LEAD_BASE_NS
+from anonnet.proto.plane import Plane
+from anonnet.spec import NARROW
+
+MS = 1_000_000
+TICK = 5 * MS
+
+
+class Pipe:
+    """Control's end of the orders: those to be given, and the reports that came."""
+
+    def __init__(self) -> None:
+        self.ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.orders: list[tuple[o.Order, int | None]] = []
+        self.given_back: list[int] = []
+
+    def give(self, order: o.Order, descriptor: int | None = None) -> None:
+        self.orders.append((order, descriptor))
+        self._theirs.send(b"!")
+
+    def fileno(self) -> int:
+        return self.ours.fileno()
+
+    def receive(self) -> list[tuple[o.Order, int | None]]:
+        self.ours.recv(1)
+        given, self.orders = self.orders, []
+        return given
+
+    def send(self, reports: list[o.Report]) -> None:
+        pass
+
+    def give_back(self, descriptor: int) -> None:
+        self.given_back.append(descriptor)
+
+    def close(self) -> None:
+        self.ours.close()
+        self._theirs.close()
+
+
+class Wait(NamedTuple):
+    """One wait of the driver's."""
+
+    watched: frozenset[int]
+    seconds: float  # at most
+    ahead: int  # ns until the next deadline
+
+
+class Bench:
+    """A driver with a link of one cell a tick, whose clock moves only when it waits."""
+
+    def __init__(self, wire: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000 * MS
+        self.wire = wire
+        self.pipe = Pipe()
+        self.plane = Plane(self.now, Random(1).randbytes)
+        self.driver = Driver(self.plane, {("udp", 4): wire}, self.pipe, lambda: self.now)
+        self.waits: list[Wait] = []
+        self._left = 0
+        self._select = select.select
+        monkeypatch.setattr("anonnet.net.driver.select.select", self._wait)
+
+    def _wait(self, watched: Sequence[int], _w: object, _x: object, seconds: float) -> object:
+        (beat,) = self.plane.beats.values()
+        self.waits.append(Wait(frozenset(watched), seconds, beat.deadline - self.now))
+        found = self._select(watched, (), (), 0)
+        if not found[0]:
+            self.now += int(seconds * 1e9)
+        self._left -= 1
+        if not self._left:
+            self.pipe.give(o.Stop())
+        return found
+
+    @property
+    def everything(self) -> frozenset[int]:
+        """What there is to watch, without a TUN."""
+        return frozenset([self.pipe.fileno(), self.wire.fileno()])
+
+    @property
+    def sleeps(self) -> list[Wait]:
+        """The waits that take time."""
+        return [wait for wait in self.waits if wait.seconds]
+
+    def link(self, tick: int = TICK) -> None:
+        """Keep a link with a neighbour that nobody plays."""
+        endpoint = o.Endpoint("udp", "127.0.0.1", self.wire.getsockname()[1])
+        self.plane.obey(o.AddLink(1, NARROW.code, endpoint, tick, 1, 1))
+
+    def run(self, waits: int) -> None:
+        """Let it wait so often, then tell it to stop."""
+        self._left = waits
+        self.driver.run()
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as wire:
+        wire.bind(("127.0.0.1", 0))
+        wire.setblocking(False)
+        made = Bench(wire, monkeypatch)
+        yield made
+        made.pipe.close()
+
+
+def test_a_relay_naps_between_ticks_and_wakes_for_orders_only(bench: Bench) -> None:
+    bench.link()
+    bench.run(40)
+    assert {wait.watched for wait in bench.sleeps} == {frozenset(), frozenset([bench.pipe.fileno()])}
+    assert all(wait.seconds <= wait.ahead / 1e9 for wait in bench.sleeps)
+
+
+def test_nothing_is_taken_in_while_a_sealed_batch_waits(bench: Bench) -> None:
+    bench.link()
+    bench.wire.sendto(b"from a stranger", bench.wire.getsockname())
+    bench.run(40)
+    looks = [wait for wait in bench.waits if bench.wire.fileno() in wait.watched]
+    assert len(looks) > 3
+    assert min(look.ahead for look in looks) >= LEAD_BASE_NS
+    assert bench.plane.unknown == 1, "but it is taken in"
+
+
+def test_a_slow_link_does_not_keep_what_comes_unread_for_long(bench: Bench) -> None:
+    bench.link(tick=1000 * MS)
+    bench.run(12)
+    long = [wait.watched for wait in bench.sleeps if wait.seconds > NAP_S]
+    assert len(long) > 3
+    assert set(long) == {bench.everything}
+
+
+def test_the_end_of_a_circuit_takes_packets_in_as_they_come(bench: Bench) -> None:
+    tun, host = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with tun, host:
+        bench.link()
+        bench.pipe.give(o.AttachTun("caller"), tun.fileno())
+        host.send(b"no packet")
+        bench.run(40)
+        naps = [wait.watched for wait in bench.sleeps[1:] if wait.watched]  # the first: before the order
+        assert set(naps) == {bench.everything | {tun.fileno()}}
+        assert bench.plane._unroutable == 1, "there is no circuit"
