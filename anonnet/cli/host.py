@@ -24,13 +24,14 @@ from anonnet.wire.descriptor import Address, Transport
 _NAMES: Final[dict[Transport, TransportName]] = {Transport.RAW: "raw", Transport.UDP: "udp"}
 
 
-def up_settings(config: Config, peers: list[Peer]) -> UpSettings:
-    """Return what `up` needs to know; `down` and `status` do without the peers."""
+def up_settings(config: Config, peers: list[Peer], users: bool = False) -> UpSettings:
+    """Return what `up` needs to know; `down` and `status` do without the peers, and without `users`."""
     return UpSettings(
         tun=config.caller.tun,
         mark=config.transport.mark,
         links=tuple(dict.fromkeys(link for peer in peers if peer.link for link in _endpoints(config, peer))),
         lan=config.caller.lan,
+        users=users,
         run_dir=config.node.run_dir,
         state_dir=config.node.state_dir,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -42,6 +42,9 @@ def status(ctx: click.Context, config_path: Path, as_json: bool) -> None:
         for table in (_circuit_table(report.circuits), _link_table(report.links)):
             if table:
                 click.echo(f"\n{table}")
+        for circuit in report.circuits:
+            if circuit.trouble:
+                click.echo(f"circuit {circuit.id}: {circuit.trouble}")
         for link in report.links:
             if link.trouble:
                 click.echo(f"link with {link.peer[:8]}: {link.trouble}")
@@ -85,13 +88,18 @@ def _print_json(report: msgspec.Struct) -> None:
     click.echo(msgspec.json.encode(report).decode())
 
 
-def _circuit_table(circuits: Iterable[api.CircuitStatus]) -> str:
-    rows = [
+def _circuit_table(circuits: Sequence[api.CircuitStatus]) -> str:
+    """Return every route; of several circuits, first each with its exit and the number of its keys."""
+    routes = [
         (circuit.id, route.id, route.state, f"{route.cells_per_tick:g}", show_hops(route))
         for circuit in circuits
         for route in circuit.routes
     ]
-    return _table("circuit route state cells/tick hops", rows)
+    tables = [_table("circuit route state cells/tick hops", routes)]
+    if len(circuits) > 1:
+        each = [(circuit.id, circuit.state, circuit.exit[:8] or "none", circuit.keys) for circuit in circuits]
+        tables.insert(0, _table("circuit state exit keys", each))
+    return "\n\n".join(table for table in tables if table)
 
 
 def _link_table(links: Iterable[api.LinkStatus]) -> str:

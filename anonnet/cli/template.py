@@ -104,7 +104,10 @@ hops = 3                         # relays and exit of a route
 routes = 1                       # of a circuit, through different relays to one exit
 redundancy = "stripe"            # or "mirror" (each cell over every route), or "2-of-n" (parity)
 exit = "auto"                    # or the id of one node
-share = 1.0                      # of the free slots of its links, for this host's circuit
+circuits = 1                     # at once; each has routes of its own, and an address of its own at its exit
+isolate = "off"                  # with several: what shares none; "destination", or "user" (of this host)
+distinct_exits = "auto"          # an exit for each circuit: auto = while there are enough; true, false
+share = 1.0                      # of the free slots of its links, for this host's circuits
 lan = []                         # ranges to be reached past the tunnel: ["192.168.1.0/24"]; off by default
 
 # One table for each node that this one knows; its line comes from `anonnet-tun invite` over there.

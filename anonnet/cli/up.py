@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import click
 from rich.console import Console
@@ -21,10 +21,12 @@ from anonnet.node import api
 from anonnet.node.client import Client
 from anonnet.node.config import Config, load
 from anonnet.node.peers import find_node, read_peers, require_link
+from anonnet.proto.isolation import MAX_CIRCUITS, Isolation
 from anonnet.tun.commands import require_net_admin
-from anonnet.tun.host import HostSession, Phase
+from anonnet.tun.host import HostSession, Phase, tell_users
 
 WIDTH: Final = 12  # of the column that names the step
+DISTINCT: Final[dict[str, Literal["auto"] | bool]] = {"auto": "auto", "true": True, "false": False}
 GRACE: Final = 5.0  # seconds for the daemon's answer beyond the time it was given
 
 
@@ -56,10 +58,14 @@ class Steps:
 @click.option("--hops", type=click.IntRange(1, 16), help="Relays and exit of a route.")
 @click.option("--routes", type=click.IntRange(1, 8), help="Routes of the circuit, through different relays.")
 @click.option("--redundancy", help="stripe, mirror, or 2-of-n over the routes.")
+@click.option("--circuits", type=click.IntRange(1, MAX_CIRCUITS), help="Circuits at once, to isolate.")
+@click.option("--isolate", type=click.Choice([by.value for by in Isolation]), help="What shares no circuit.")
+@click.option("--distinct-exits", type=click.Choice(list(DISTINCT)), help="An exit for each circuit.")
 @click.option("-v", "--verbose", is_flag=True, help="Show every change to this host.")
 def up(
     config_path: Path, wait: float, exit_: str | None, hops: int | None, routes: int | None,
-    redundancy: str | None, verbose: bool,
+    redundancy: str | None, circuits: int | None, isolate: str | None, distinct_exits: str | None,
+    verbose: bool,
 ) -> None:  # fmt: skip
     """Carry all of this host's traffic through the network.
 
@@ -75,28 +81,32 @@ def up(
     require_net_admin()
     deadline = time.monotonic() + wait
     exit_id = exit_ if exit_ in (None, "auto") else find_node(peers, exit_)
-    request = api.Up(exit_id, hops, routes, redundancy, wait)
+    distinct = DISTINCT[distinct_exits] if distinct_exits else None
+    request = api.Up(exit_id, hops, routes, redundancy, wait, circuits, isolate, distinct)
+    users = Isolation(isolate or config.caller.isolate) is Isolation.USER
+    settings = up_settings(config, peers, users)
     client = Client(config.node.run_dir)
     steps = Steps()
+    echo = (lambda line: steps.console.print(line, markup=False)) if verbose else _silent
 
     before = client.call(api.GetStatus(), api.Status)
     if before.state == "up" and all(in_place(config)):
-        if exit_ or hops or routes or redundancy:
+        if request != api.Up(wait=wait):
+            if users:
+                tell_users(settings, echo)
             before = client.call(request, api.Status, timeout=wait + GRACE)
         _check(config, steps, deadline)
-        steps.did("already up", _through(before))
+        steps.did("already up", "; ".join(map(_through, before.circuits)) or "no route")
         return
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # undo then, too
-    settings = up_settings(config, peers)
-    echo = (lambda line: steps.console.print(line, markup=False)) if verbose else _silent
     with HostSession(settings, echo) as host:
         try:
             host.apply(Phase.FIREWALL)
             steps.did("firewall", f"only {settings.tun} and {len(settings.links)} link addresses pass")
             host.apply(Phase.TUN)
             steps.did("tunnel", settings.tun)
-            with steps.waiting("circuit", "asking for one") as say:
+            with steps.waiting("circuit", "asking") as say:
                 after = client.call(
                     request,
                     api.Status,
@@ -104,7 +114,9 @@ def up(
                     fds=(host.tun.fd,),
                     timeout=wait + GRACE,
                 )
-            steps.did("circuit", _through(after))
+            for circuit in after.circuits:
+                number = f" {circuit.id}" if len(after.circuits) > 1 else ""
+                steps.did(f"circuit{number}", _through(circuit))
             host.apply(Phase.ROUTES)
             steps.did("routes", f"all but link datagrams go to {settings.tun}")
             host.apply(Phase.DNS)
@@ -125,10 +137,9 @@ def _check(config: Config, steps: Steps, deadline: float) -> None:
     steps.did("check", f"echo through the circuit in {seconds * 1000:.0f} ms")
 
 
-def _through(status: api.Status) -> str:
-    """Return the routes that carry this host's traffic, for people."""
-    routes = [show_hops(route) for circuit in status.circuits for route in circuit.routes]
-    return ", ".join(routes) or "no route"
+def _through(circuit: api.CircuitStatus) -> str:
+    """Return the routes of a circuit, for people."""
+    return ", ".join(show_hops(route) for route in circuit.routes) or "no route"
 
 
 def _silent(_line: str) -> None:

@@ -41,7 +41,7 @@ class GetInvite(Struct, frozen=True, tag="invite"):
 
 
 class Up(Struct, frozen=True, tag="up"):
-    """Build a circuit and carry the TUN device's packets in it; answered by `Status`.
+    """Build circuits and carry the TUN device's packets in them; answered by `Status` once all are up.
 
     The line carries one descriptor, the device's; without one, the daemon keeps the device it has, or
     fails. When already up with the same wishes, it answers at once. None means: as the configuration says.
@@ -52,6 +52,9 @@ class Up(Struct, frozen=True, tag="up"):
     routes: int | None = None
     redundancy: str | None = None  # stripe, mirror or k-of-n
     wait: float = 60.0  # seconds until the daemon gives up
+    circuits: int | None = None
+    isolate: str | None = None  # off, destination or user
+    distinct_exits: bool | Literal["auto"] | None = None
 
 
 class Down(Struct, frozen=True, tag="down"):
@@ -90,9 +93,12 @@ class RouteStatus(Struct, frozen=True):
 class CircuitStatus(Struct, frozen=True):
     """A circuit of which this node is the caller."""
 
-    id: int
-    exit: str
+    id: int  # 1 to the number of circuits; 0 is a test circuit
+    exit: str  # empty while it has none
     routes: tuple[RouteStatus, ...]
+    state: str = ""  # down, connecting or up
+    trouble: str = ""  # why it is not up, for a person
+    keys: int = 0  # destinations or users whose traffic goes through it, when isolating
 
 
 class LinkStatus(Struct, frozen=True):

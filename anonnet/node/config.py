@@ -20,6 +20,7 @@ from msgspec import Meta, Struct
 from anonnet.errors import ConfigError, Malformed, OperatorError
 from anonnet.ids import parse_node_id
 from anonnet.node.address import parse_address
+from anonnet.proto.isolation import MAX_CIRCUITS, Isolation, check_isolation
 from anonnet.proto.profile import parse_profile
 from anonnet.proto.redundancy import parse_redundancy
 from anonnet.spec import IP_PROTOCOL, UDP_PORT
@@ -107,6 +108,9 @@ class CallerSection(_Section, frozen=True):
     routes: Annotated[int, Meta(ge=1, le=8)] = 1
     redundancy: str = "stripe"
     exit: str = "auto"
+    circuits: Annotated[int, Meta(ge=1, le=MAX_CIRCUITS)] = 1
+    isolate: Literal["off", "destination", "user"] = "off"
+    distinct_exits: bool | Literal["auto"] = "auto"
     share: Annotated[float, Meta(gt=0, le=1)] = 1.0  # of a link's free slots, for the circuit
     lan: tuple[str, ...] = ()
 
@@ -194,6 +198,10 @@ def _cross_check(config: Config, source: str) -> None:
         raise ConfigError(f"{source}: too many transport.addresses", f"keep {MAX_ADDRESSES} at most")
     if config.exit.tun == config.caller.tun:
         raise ConfigError(f"{source}: exit.tun and caller.tun are the same", "give them different names")
+    try:
+        check_isolation(Isolation(config.caller.isolate), config.caller.circuits)
+    except OperatorError as error:
+        raise ConfigError(f"{source}: caller: {error.what}", error.hint) from None
     for key, read, text in _texts(config):
         try:
             read(text)

@@ -12,6 +12,8 @@ from anonnet.node.control import Control
 from anonnet.node.invite import own_invite
 from anonnet.node.peers import find_node
 from anonnet.proto.caller import OwnRoute
+from anonnet.proto.isolation import Isolation
+from anonnet.proto.keeper import CircuitState
 from anonnet.proto.link import Link
 from anonnet.proto.orders import RATE_UNIT, LinkStats
 
@@ -24,12 +26,19 @@ def find(control: Control, text: str) -> NodeId:
 
 def circuits(control: Control) -> tuple[api.CircuitStatus, ...]:
     """The circuits of which this node is the caller."""
-    routes = control.node.keeper.routes
-    if not routes:
+    keepers = control.node.keepers
+    if keepers.wanted is None:
         return ()
-    found = tuple(_route(route) for route in routes)
-    handle = routes[0].circuit.handle if routes[0].circuit is not None else 0
-    return (api.CircuitStatus(handle, found[0].hops[-1], found),)
+    stats, isolating = control.node.stats, keepers.wanted.isolate is not Isolation.OFF
+    counts = dict(enumerate(stats.keys, start=1)) if stats and isolating else {}
+    found = []
+    for keeper in keepers.all:
+        routes = tuple(_route(route) for route in keeper.routes)
+        trouble = "" if keeper.state is CircuitState.UP else keeper.trouble
+        exit_ = routes[0].hops[-1] if routes else ""
+        keys = counts.get(keeper.number, 0)
+        found.append(api.CircuitStatus(keeper.number, exit_, routes, keeper.state.value, trouble, keys))
+    return tuple(found)
 
 
 def _route(route: OwnRoute) -> api.RouteStatus:
@@ -44,8 +53,8 @@ def status(control: Control) -> api.Status:
     return api.Status(
         schema=api.SCHEMA,
         id=node_id_text(control.node.node_id),
-        state=control.node.keeper.state.value,
-        exit=found[0].exit if found else None,
+        state=control.node.keepers.state.value,
+        exit=next((circuit.exit for circuit in found if circuit.exit), None),
         circuits=found,
         links=tuple(_link(control, handle, link) for handle, link in control.node.links.items()),
     )

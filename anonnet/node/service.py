@@ -13,11 +13,11 @@ from typing import Final
 import msgspec
 
 from anonnet.errors import OperatorError
-from anonnet.ids import NodeId
 from anonnet.node import api, report
 from anonnet.node.control import Control
 from anonnet.node.probe import Probe
-from anonnet.proto.keeper import CircuitState
+from anonnet.proto.isolation import Isolation, check_isolation
+from anonnet.proto.keepers import Wanted
 from anonnet.proto.redundancy import parse_redundancy
 
 MAX_FDS: Final = 4
@@ -118,38 +118,64 @@ class Service:
     # -- up and down ------------------------------------------------------------------------------
 
     async def _up(self, request: api.Up, fds: list[int], say: Callable[[str], None]) -> api.Status:
-        control, keeper = self._control, self._control.node.keeper
+        control, keepers = self._control, self._control.node.keepers
         if fds:
             control.attach("caller", fds.pop(0))
             self._attached = True
         elif not self._attached:
             raise OperatorError("no TUN device came with the request", "use `anonnet-tun up`")
-        wish = request.exit or control.config.caller.exit
-        exit_id: NodeId | None = None if wish == "auto" else report.find(control, wish)
-        keeper.on_step = say
-        caller = control.config.caller
-        redundancy = parse_redundancy(request.redundancy or caller.redundancy)
-        hops, routes = request.hops or caller.hops, request.routes or caller.routes
-        keeper.want(exit_id, hops, routes, control.now(), redundancy)
+        wanted = self._wanted(request)
+        before = keepers.wanted
+        keepers.want(wanted, control.now())
+        keepers.on_step(say)
         control.settle()
         try:
             async with asyncio.timeout(request.wait):
-                while keeper.state is not CircuitState.UP:
+                while not keepers.complete:
                     await asyncio.sleep(0.01)
         except TimeoutError:
-            trouble = keeper.trouble or "no answer from the network"
-            self._down()
+            trouble = keepers.trouble or "no answer from the network"
+            self._give_up(before)
             hint = "see `anonnet-tun status` and `anonnet-tun peers`"
-            raise OperatorError(f"no circuit within {request.wait:g} s: {trouble}", hint) from None
+            what = "circuit" if wanted.circuits == 1 else f"{wanted.circuits} circuits"
+            raise OperatorError(f"no {what} within {request.wait:g} s: {trouble}", hint) from None
         except asyncio.CancelledError:
-            self._down()
+            self._give_up(before)
             raise
         finally:
-            keeper.on_step = lambda text: None
+            keepers.on_step(lambda text: None)
         return report.status(control)
 
+    def _wanted(self, request: api.Up) -> Wanted:
+        """What a request asks for; what it leaves open is as the configuration says."""
+        caller = self._control.config.caller
+        exit_ = request.exit or caller.exit
+        distinct = caller.distinct_exits if request.distinct_exits is None else request.distinct_exits
+        wanted = Wanted(
+            None if exit_ == "auto" else report.find(self._control, exit_),
+            request.hops or caller.hops,
+            request.routes or caller.routes,
+            parse_redundancy(request.redundancy or caller.redundancy),
+            request.circuits or caller.circuits,
+            Isolation(request.isolate or caller.isolate),
+            distinct,
+        )
+        check_isolation(wanted.isolate, wanted.circuits)
+        if wanted.exit_id is not None and wanted.circuits > 1 and wanted.distinct_exits is True:
+            hint = 'set distinct_exits to "auto", or exit to auto'
+            raise OperatorError("one exit was asked for, and one for each circuit", hint)
+        return wanted
+
+    def _give_up(self, before: Wanted | None) -> None:
+        """Go back to what there was before a request that could not be met."""
+        if before is None:
+            self._down()
+        else:
+            self._control.node.keepers.want(before, self._control.now())
+            self._control.settle()
+
     def _down(self) -> None:
-        self._control.node.keeper.drop()
+        self._control.node.keepers.drop()
         self._control.detach("caller")
         self._attached = False
         self._control.settle()

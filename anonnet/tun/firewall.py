@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from anonnet import spec
+from anonnet.proto.isolation import CLASSES
 from anonnet.tun.actions import Nft
 from anonnet.tun.plan import Phase, Step
 
 TABLE: Final = "anonnet"
 LINK_TABLE: Final = "anonnet_link"
+USERS: Final = "users"  # map in TABLE: which class of packets is whose
 
 # Neighbour discovery without redirects, and the listener reports that snooping switches want of it.
 # RFC 4861: hop limit 255 proves that the sender is on this wire.
@@ -27,6 +29,7 @@ _ND_OUT = (
 _ND_IN = "icmpv6 type { nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 accept"
 _DHCP_OUT = ("udp sport 68 udp dport 67 accept", "udp sport 546 udp dport 547 accept")
 _DHCP_IN = ("udp sport 67 udp dport 68 accept", "ip6 saddr fe80::/10 udp sport 547 udp dport 546 accept")
+_CLASS_TAG = 0x616E0000  # in connection marks: that they are ours, and a class
 _DNS = "meta l4proto { tcp, udp } th dport 53"
 
 
@@ -55,14 +58,17 @@ class LinkEndpoint:
 
 
 def caller_firewall(
-    tun: str, mark: int, links: Sequence[LinkEndpoint], lan: Sequence[str], egress_devices: Sequence[str]
-) -> Step:
+    tun: str, mark: int, links: Sequence[LinkEndpoint], lan: Sequence[str], egress_devices: Sequence[str],
+    users: bool = False,
+) -> Step:  # fmt: skip
     """Return the step that blocks everything but the tunnel, the links and what keeps the wire alive.
 
     `lan`: ranges that stay outside of the tunnel, both ways. `egress_devices`: where packet sockets are
-    blocked too; they bypass `output`. Empty where the kernel has no egress hook.
+    blocked too; they bypass `output`. Empty where the kernel has no egress hook. `users`: tell the data plane
+    of each packet in the tunnel which user sent it.
     """
-    tables = fresh("inet", TABLE, _caller_chains(tun, mark, links, lan))
+    chains = _caller_chains(tun, mark, links, lan)
+    tables = fresh("inet", TABLE, [*chains, *_user_classes(tun)] if users else chains)
     removal = gone("inet", TABLE)
     if egress_devices:
         tables += fresh("netdev", TABLE, _egress_chains(egress_devices, mark, links, lan))
@@ -148,6 +154,34 @@ def _caller_chains(tun: str, mark: int, links: Sequence[LinkEndpoint], lan: Sequ
             ],
         ),
         chain("forward", "type filter hook forward priority filter; policy drop", []),
+    ]
+
+
+def _user_classes(tun: str) -> list[str]:
+    """A class in the DSCP field for each user, from 1 on as they appear, whatever programs wrote there.
+
+    nft 1.0.6 cannot write a field that is no whole byte from a map, so a chain for each class does. The class
+    is kept in the connection's mark for packets that no socket answers for: the rest of what a program had
+    sent when it ended, acknowledgements after that.
+    """
+    tagged = {number: f"{_CLASS_TAG + number:#x}" for number in CLASSES}
+    chains = [chain(f"class_{n}", "", [f"ip dscp set {n}", f"ip6 dscp set {n}"]) for n in CLASSES]
+    give = f"numgen inc mod {len(CLASSES)} offset {tagged[CLASSES[0]]}"
+    return [
+        f"\tmap {USERS} {{\n\t\ttype uid : mark\n\t\tsize 65535\n\t\tflags dynamic\n\t}}\n",
+        *chains,
+        chain(
+            "classes",
+            "type filter hook output priority mangle; policy accept",
+            [
+                f'oifname != "{tun}" accept',
+                "ip dscp set 0",
+                "ip6 dscp set 0",
+                f"meta skuid != @{USERS} add @{USERS} {{ meta skuid : {give} }}",
+                f"ct mark set meta skuid map @{USERS}",
+                f"ct mark vmap {{ {', '.join(f'{mark} : goto class_{n}' for n, mark in tagged.items())} }}",
+            ],
+        ),
     ]
 
 

@@ -38,12 +38,16 @@ _EGRESS_PROBE: Final = firewall.fresh(
 
 @dataclass(frozen=True, slots=True)
 class UpSettings:
-    """What `up` is told. `lan`: address ranges that stay outside of the tunnel, both ways."""
+    """What `up` is told. `lan`: address ranges that stay outside of the tunnel, both ways.
+
+    `users`: circuits isolate by user, so the data plane must know whose packets it reads.
+    """
 
     tun: str = "anonnet0"
     mark: int = routing.MARK
     links: tuple[LinkEndpoint, ...] = ()
     lan: tuple[str, ...] = ()
+    users: bool = False
     run_dir: Path = Path("/run/anonnet")
     state_dir: Path = Path("/var/lib/anonnet")
     resolv_conf: Path = field(default=dns.RESOLV_CONF)
@@ -108,7 +112,9 @@ def plan_up(settings: UpSettings, facts: HostFacts) -> list[Step]:
     if facts.ipv6:
         addresses.append(f"{spec.INNER6_CALLER}/128")
     return [
-        firewall.caller_firewall(settings.tun, settings.mark, settings.links, settings.lan, facts.devices),
+        firewall.caller_firewall(
+            settings.tun, settings.mark, settings.links, settings.lan, facts.devices, settings.users
+        ),
         Step(
             name="tun",
             phase=Phase.TUN,
@@ -176,6 +182,16 @@ class HostSession:
                 self._session.tun.close()
         finally:
             self._lock.__exit__(kind, value, trace)
+
+
+def tell_users(settings: UpSettings, echo: Echo = quiet) -> None:
+    """Make the firewall of an `up` that stands tell users apart, unless it does already."""
+    with Lock(settings.run_dir / f"{_OWNER}.lock"):
+        try:  # made anew, it would number them anew, and connections would change circuits
+            commands.run(["nft", "list", "map", "inet", firewall.TABLE, firewall.USERS])
+        except OperatorError:
+            steps = plan_up(settings, gather_facts(settings))
+            Session(_journal(settings), echo).apply(step for step in steps if step.phase is Phase.FIREWALL)
 
 
 def down(settings: UpSettings, echo: Echo = quiet) -> bool:

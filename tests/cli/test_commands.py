@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import anonnet.cli
-from anonnet.cli import COMMANDS, main
+from anonnet.cli import COMMANDS, main, show
 from anonnet.cli.host import combine
 from anonnet.cli.probe import echo_request
 from anonnet.crypto.keys import load_keys
@@ -181,3 +181,17 @@ def test_echo_requests_have_a_right_checksum(identifier: int, sequence: int) -> 
     while total > 0xFFFF:
         total = (total & 0xFFFF) + (total >> 16)
     assert total == 0xFFFF  # RFC 1071
+
+
+def test_several_circuits_are_shown_with_their_exits_and_what_has_none() -> None:
+    routes = (api.RouteStatus(7, ("a" * 32, "x" * 32), "open", 2.5),)
+    one = api.CircuitStatus(1, "x" * 32, routes, "up", "", 3)
+    two = api.CircuitStatus(2, "", (), "connecting", "no free slots", 2)
+    assert show._circuit_table([one]).split()[:2] == ["circuit", "route"]
+    table = show._circuit_table([one, two]).splitlines()
+    assert [line.split() for line in table[:3]] == [
+        ["circuit", "state", "exit", "keys"],
+        ["1", "up", "xxxxxxxx", "3"],
+        ["2", "connecting", "none", "2"],
+    ]
+    assert table[5].split() == ["1", "7", "open", "2.5", "aaaaaaaa", "-", "xxxxxxxx"]
