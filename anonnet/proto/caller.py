@@ -1,9 +1,10 @@
 """This node's own routes: telescoping set-up, use, teardown (docs/protocol.md section 5).
 
-    CREATING --CREATED--> EXTENDING --EXTENDED x (hops - 1)--> OPENING --OPENED--> OPEN
-       |                      |                                   |                 |
-       '--------- refused, no answer in time, link lost ----------'-----------------'--> DEAD
+    CREATING --CREATED--> EXTENDING --EXTENDED x (hops - 1)--> OPENING --OPENED--> OPEN ----> DRAINING
+       |                      |                                   |                 |    drain     |
+       '--------- refused, no answer in time, link lost ----------'-----------------'--> DEAD <----'
 
+DRAINING ends when the exit has answered DRAINED, or `DRAIN_NS` later: then no data is on its way any more.
 A route that only tests (a debugging run, `ping`) stays in EXTENDED and never opens a circuit.
 """
 
@@ -30,6 +31,9 @@ from anonnet.wire.signal import SignalMessage
 SECOND: Final = 1_000_000_000
 STEP_NS: Final = 8 * SECOND  # patience for one step of the set-up ...
 STEP_CELLS: Final = 64  # ... plus the time that so many cells take at the route's rate
+DRAIN_NS: Final = SECOND // 2  # for DRAIN and DRAINED to pass ...
+DRAIN_CELLS: Final = 16  # ... plus the time that so many cells take
+SETTLE_NS: Final = 40_000_000  # for cells that DRAINED overtook
 SECRET_LEN: Final = signal.CIRCUIT_SECRET_LEN
 
 
@@ -41,6 +45,7 @@ class RouteState(Enum):
     EXTENDED = "extended"
     OPENING = "opening"
     OPEN = "open"
+    DRAINING = "draining"
     DEAD = "dead"
 
 
@@ -84,12 +89,12 @@ class OwnRoute:
         self.shaking: HopInitiator | None = None
         self.started = now
         self.expires = 0  # when its keeper replaces it
+        self.resumed = False  # the exit had the circuit already when this route joined it
         self.deadline = 0
 
-    def patience(self, now: int) -> None:
+    def patience(self, now: int, least_ns: int = STEP_NS, cells: int = STEP_CELLS) -> None:
         """Give the next step its time."""
-        cells_ns = STEP_CELLS * SECOND * 1000 // max(1, min(self.rate))
-        self.deadline = now + STEP_NS + cells_ns
+        self.deadline = now + least_ns + cells * SECOND * 1000 // max(1, min(self.rate))
 
 
 class Caller:
@@ -100,6 +105,11 @@ class Caller:
         self._host = host
         self._suite = suite
         self._neighbours = neighbours
+
+    @property
+    def now(self) -> int:
+        """Monotonic ns, of what is being handled."""
+        return self._host.now
 
     # -- set-up -----------------------------------------------------------------------------------
 
@@ -226,8 +236,9 @@ class Caller:
                 self._grown(route, reply, backward_shift, now)
             case signal.ExtendRefused(reason) if last and route.state is RouteState.EXTENDING:
                 self.end(route.handle, reason)
-            case signal.Opened() if last and route.state is RouteState.OPENING:
+            case signal.Opened(resumed) if last and route.state is RouteState.OPENING:
                 route.state = RouteState.OPEN
+                route.resumed = bool(resumed)
                 self._host.order(o.UseRoute(route.handle))
                 self.signal(route, hop, signal.Joined(), now)
                 if route.circuit is not None:
@@ -236,6 +247,8 @@ class Caller:
                 route.watcher.on_ready(route.handle)
             case signal.OpenRefused(reason) if last and route.state is RouteState.OPENING:
                 self.end(route.handle, reason)
+            case signal.Drained() if last and route.state is RouteState.DRAINING:
+                route.deadline = min(route.deadline, now + SETTLE_NS)
             case control.EchoReply(token):
                 route.watcher.on_echo(route.handle, hop, token)
             case signal.End(reason):
@@ -258,9 +271,19 @@ class Caller:
         """Give up on steps that take too long; let streams send again."""
         for route in list(self.routes.values()):
             if route.state not in (RouteState.OPEN, RouteState.EXTENDED) and now >= route.deadline:
-                self.end(route.handle, Reason.TIMEOUT)
+                drained = route.state is RouteState.DRAINING
+                self.end(route.handle, Reason.FINISHED if drained else Reason.TIMEOUT)
             else:
                 self._transmit(route, now)
+
+    def drain(self, handle: int, now: int) -> None:
+        """End an open route without loss: no more data at either end, then time for what is on its way."""
+        route = self.routes[handle]
+        if route.state is RouteState.OPEN:
+            route.state = RouteState.DRAINING
+            route.patience(now, DRAIN_NS, DRAIN_CELLS)
+            self._host.order(o.DrainRoute(handle))
+            self.signal(route, len(route.streams) - 1, signal.Drain(), now)
 
     def end(self, handle: int, reason: Reason, *, tell: bool = True) -> None:
         """Close a route: its first hop is told, which passes it on."""

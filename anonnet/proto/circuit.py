@@ -18,7 +18,8 @@ from anonnet.wire.cell import CellRow
 
 QUEUE_NS: Final = 100_000_000  # packets wait at most about this long for their cells
 QUEUE_LEAST: Final = 4 * TUN_MTU  # bytes
-HOLD_NS: Final = 40_000_000  # how long a missing cell is waited for
+HOLD_NS: Final = 40_000_000  # how long a missing cell is waited for ...
+HOLD_CELLS: Final = 4  # ... and for so many cells' time more if it may have come by a slower route
 
 
 class Circuit:
@@ -33,6 +34,7 @@ class Circuit:
         self.format = fmt
         self.dropped = 0
         self._rates: dict[int, float] = {}
+        self._incoming: dict[int, float] = {}
         self._segmenter = Segmenter(fmt.content_len, QUEUE_LEAST)
         self._reassembler = Reassembler(fmt.content_len, HOLD_NS, max_packet=TUN_MTU)
         self._prepare = prepare
@@ -72,6 +74,24 @@ class Circuit:
         self._sender.routes(sorted(self._rates))
         limit = int(sum(self._rates.values()) * self.format.content_len * QUEUE_NS / 1_000_000_000)
         self._segmenter.limit = max(limit, QUEUE_LEAST)
+
+    def expect(self, route: int, rate: float) -> None:
+        """So many cells per second come over a route from now on; none with 0.
+
+        Each relay holds about one cell of a slow route, so that it is late by as many of its cells as it has
+        relays when cells over a fast one are not.
+        """
+        self._incoming[route] = rate
+        if not rate:
+            del self._incoming[route]
+        rates = self._incoming.values() or (1,)
+        slower = 1 / min(rates) - 1 / max(rates)
+        self._reassembler.hold_ns = HOLD_NS + int(HOLD_CELLS * slower * 1_000_000_000)
+
+    def leave(self, route: int) -> None:
+        """A route that still works gets no more data; what was meant for it goes over the others."""
+        self._left.extend(self._sender.unsent(route))
+        self.resize(route, 0)
 
     def send(self, packet: bytearray) -> None:
         """A packet from the TUN, rewritten in place, to be cut into cells."""

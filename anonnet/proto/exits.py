@@ -15,7 +15,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
 MAX_CIRCUITS: Final = 16_384
-MAX_ROUTES: Final = 8  # of one circuit
+MAX_ROUTES: Final = 9  # of one circuit: eight, and a successor beside them
 LINGER_NS: Final = 30_000_000_000
 
 

@@ -28,6 +28,7 @@ class Health:
         "_counted",
         "_gone",
         "_last",
+        "_leaving",
         "_per_cell",
         "_since",
         "_told",
@@ -44,6 +45,7 @@ class Health:
         self._last = self._since = now
         self._counted = 0
         self._told = False
+        self._leaving = False
         self.well = True  # whether data may be entrusted to the route
 
     def heard(self, now: int) -> None:
@@ -51,10 +53,15 @@ class Health:
         self._last = now
         self._counted += 1
 
+    def leave(self) -> None:
+        """The route is to end: it gets no more data."""
+        self._leaving = True
+        self.well = False
+
     def check(self, now: int) -> bool:
         """Judge; True once, when the route is gone."""
         silence = now - self._last
-        self.well = silence <= self.quiet_after
+        self.well = silence <= self.quiet_after and not self._leaving
         gone = silence > self._gone
         if now - self._since >= self._while:
             gone |= self._counted * self._per_cell < LEAST_SHARE * (now - self._since)

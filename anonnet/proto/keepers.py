@@ -85,8 +85,8 @@ class Keepers:
             self.all += [self._make(number) for number in range(len(self.all) + 1, wanted.circuits + 1)]
         self.wanted = wanted
         for keeper in self.all:
-            keeper.sharers = wanted.circuits
-            keeper.strict = wanted.distinct_exits is True
+            keeper.planner.sharers = wanted.circuits
+            keeper.planner.strict = wanted.distinct_exits is True
             keeper.want(wanted.exit_id, wanted.hops, wanted.routes, now, wanted.redundancy)
 
     def drop(self) -> None:
@@ -107,7 +107,7 @@ class Keepers:
         for keeper in self.all:
             others = [other for other in self.all if other is not keeper]
             if self.wanted is not None and self.wanted.distinct_exits:
-                keeper.avoid = {exit_id for other in others for exit_id in other.exits}
+                keeper.planner.avoid = {exit_id for other in others for exit_id in other.exits}
             else:
-                keeper.avoid = ()
+                keeper.planner.avoid = ()
             keeper.on_deadline(now)

@@ -166,6 +166,12 @@ class ArrangeCircuit(Order, frozen=True):
     shares: int
 
 
+class DrainRoute(Order, frozen=True):
+    """Put no more data on a route of a circuit: it is to end, and what is on its way must arrive first."""
+
+    route: int
+
+
 class CloseCircuit(Order, frozen=True):
     """Forget a circuit, if any route opened it; its routes are removed on their own."""
 
@@ -204,7 +210,7 @@ class Stop(Order, frozen=True):
 AnyOrder = (
     AddLink | SetSession | DropSession | RemoveLink | SendControl | SendHandshake | AddRelayRoute
     | ExtendRelayRoute | AddCallerRoute | AddHop | SendSignal | OpenCircuit | UseRoute | ArrangeCircuit
-    | CloseCircuit | Isolate
+    | DrainRoute | CloseCircuit | Isolate
     | RemoveRoute | AttachTun | DetachTun | Stop
 )  # fmt: skip
 

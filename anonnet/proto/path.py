@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address
-from typing import Final
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Any, Final
 
 from anonnet.ids import NodeId
 
@@ -35,6 +35,24 @@ class KnownNode:
         return frozenset(b"%d" % a.version + a.packed[: 2 if a.version == 4 else 4] for a in self.addresses)
 
 
+@dataclass(frozen=True)
+class Exclusion:
+    """Nodes that must be no part of any route: by id, or by an address in a network."""
+
+    nodes: frozenset[NodeId] = frozenset()
+    networks: frozenset[IPv4Network | IPv6Network] = frozenset()
+
+    def covers(self, node: KnownNode) -> bool:
+        """Whether a node is excluded."""
+        return node.node_id in self.nodes or any(a in net for a in node.addresses for net in self.networks)
+
+    def __bool__(self) -> bool:
+        return bool(self.nodes or self.networks)
+
+
+EXCLUDE_NOTHING: Final = Exclusion()
+
+
 def related(one: KnownNode, other: KnownNode) -> bool:
     """Whether one adversary, or one failure, may well have both."""
     return (
@@ -45,9 +63,14 @@ def related(one: KnownNode, other: KnownNode) -> bool:
     )
 
 
-def paths(nodes: Mapping[NodeId, KnownNode], first: Collection[NodeId], hops: int,
-          last: Collection[NodeId], avoid: Collection[NodeId] = ()) -> Iterator[list[KnownNode]]:  # fmt: skip
-    """Yield every path of `hops` nodes that starts at one of `first` and ends at one of `last`."""
+def paths(
+    nodes: Mapping[NodeId, KnownNode], first: Collection[NodeId], hops: int, last: Collection[NodeId],
+    avoid: Collection[NodeId] = (), order: Callable[[NodeId], Any] = bytes,
+) -> Iterator[list[KnownNode]]:  # fmt: skip
+    """Yield every path of `hops` nodes that starts at one of `first` and ends at one of `last`.
+
+    At each step nodes come in the order of the key `order`: whoever looks at some paths only wants it random.
+    """
 
     def grow(path: list[KnownNode]) -> Iterator[list[KnownNode]]:
         if len(path) == hops:
@@ -55,9 +78,9 @@ def paths(nodes: Mapping[NodeId, KnownNode], first: Collection[NodeId], hops: in
                 yield path
             return
         candidates = path[-1].neighbours if path else first
-        for node_id in sorted(candidates):
-            node = nodes.get(node_id)
-            if node is None or node_id in avoid or any(related(node, other) for other in path):
+        for node_id in sorted(nodes.keys() & candidates, key=order):
+            node = nodes[node_id]
+            if node_id in avoid or any(related(node, other) for other in path):
                 continue
             if path and path[-1].node_id not in node.neighbours:
                 continue  # a link that only one end speaks of is not there

@@ -332,6 +332,7 @@ class Plane:
             raise Malformed("a route that belongs to no circuit")
         outgoing, incoming = route.rates if isinstance(route, CallerRoute) else reversed(route.rates)
         route.circuit.resize(order.route, outgoing / 1000)
+        route.circuit.expect(order.route, incoming / 1000)
         route.health = Health(incoming, self._now)
 
     def _on_ArrangeCircuit(self, order: o.ArrangeCircuit) -> None:  # noqa: N802
@@ -339,6 +340,12 @@ class Plane:
 
     def _on_Isolate(self, order: o.Isolate) -> None:  # noqa: N802
         self._callers.arrange(order.by, order.circuits)
+
+    def _on_DrainRoute(self, order: o.DrainRoute) -> None:  # noqa: N802
+        route = self._routes[order.route]
+        if route.circuit is not None and route.health is not None:
+            route.health.leave()
+            route.circuit.leave(order.route)
 
     def _on_CloseCircuit(self, order: o.CloseCircuit) -> None:  # noqa: N802
         circuit = self._circuits.pop(order.circuit, None)
@@ -356,6 +363,7 @@ class Plane:
         route = self._routes.pop(order.route)
         if route.circuit is not None and route.health is not None:
             route.circuit.resize(order.route, 0)
+            route.circuit.expect(order.route, 0)
         for link, lane, route_id in self._lanes_of.pop(order.route, []):
             link.routes.pop(route_id, None)
             if lane in link.lanes:

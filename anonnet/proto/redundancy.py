@@ -62,8 +62,8 @@ class Sender(Protocol):
     def routes(self, routes: list[int]) -> None:
         """These are the circuit's routes from now on."""
 
-    def unsent(self) -> list[bytes]:
-        """Data payloads that were cut from the stream and not sent over any route."""
+    def unsent(self, route: int | None = None) -> list[bytes]:
+        """Data payloads for one route, or all, that were cut from the stream and not sent over any."""
 
 
 class Stripe:
@@ -79,7 +79,7 @@ class Stripe:
     def routes(self, _routes: list[int]) -> None:
         """They do not matter."""
 
-    def unsent(self) -> list[bytes]:
+    def unsent(self, _route: int | None = None) -> list[bytes]:
         """None: a cell is cut when it is sent."""
         return []
 
@@ -98,7 +98,7 @@ class Mirror:
         newest = self._base + len(self._kept)
         self._at = {route: self._at.get(route, newest) for route in routes}
 
-    def unsent(self) -> list[bytes]:
+    def unsent(self, _route: int | None = None) -> list[bytes]:
         """None: every cell was cut for the first route that carried it."""
         return []
 
@@ -134,9 +134,10 @@ class Coded:
         self._total = max(self._shares, min(len(routes), MAX_SHARES))
         self._encoder = zfec.Encoder(self._shares, self._total)
 
-    def unsent(self) -> list[bytes]:
+    def unsent(self, route: int | None = None) -> list[bytes]:
         """The shares dealt out, but for parity."""
-        shares = [payload for queue in self._queues.values() for payload in queue]
+        queues = [queue for dealt, queue in self._queues.items() if route in (None, dealt)]
+        shares = [payload for queue in queues for payload in queue]
         return [payload for payload in shares if payload[0] >> 4 == Kind.GROUPED]
 
     def fill(self, route: int, row: CellRow) -> bool:

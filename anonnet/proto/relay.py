@@ -213,6 +213,9 @@ class Relay:
                 self._host.order(o.UseRoute(route.handle))
             case signal.Arrange(shares) if route.state is HopState.EXIT and self._exits is not None:
                 self._host.order(o.ArrangeCircuit(self._exits.circuit_of(route.handle), shares))
+            case signal.Drain() if route.state is HopState.EXIT:
+                self._host.order(o.DrainRoute(route.handle))
+                self._signal(route, signal.Drained(), now)
             case control.Echo(token):
                 self._signal(route, control.EchoReply(token), now)
             case signal.End(reason):
@@ -259,13 +262,14 @@ class Relay:
         if self._exits is None:
             self._signal(route, signal.OpenRefused(Reason.NOT_EXIT), now)
             return
-        circuit = self._exits.join(secret, route.handle, self._host.new_route())
+        handle = self._host.new_route()
+        circuit = self._exits.join(secret, route.handle, handle)
         if circuit is None:
             self._signal(route, signal.OpenRefused(Reason.OVERLOAD), now)
             return
         route.state = HopState.EXIT
         self._host.order(o.OpenCircuit(route.handle, circuit.handle, circuit.pool4, circuit.pool6))
-        self._signal(route, signal.Opened(), now)
+        self._signal(route, signal.Opened(int(circuit.handle != handle)), now)
 
     def _signal(self, route: HopRoute, message: signal.SignalMessage, now: int) -> None:
         """Tell the caller; one that takes nothing in loses its route."""

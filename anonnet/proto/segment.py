@@ -111,7 +111,7 @@ class Reassembler:
         self, content_len: int, hold_ns: int, max_held: int = MAX_HELD, max_packet: int = MAX_PACKET
     ) -> None:
         self._content_len = content_len
-        self._hold_ns = hold_ns
+        self.hold_ns = hold_ns
         self._max_held = max_held
         self._max_packet = max_packet
         self._next = 0  # sequence number
@@ -156,7 +156,7 @@ class Reassembler:
     def next_deadline(self) -> int | None:
         """Return when (ns) `on_deadline` is due, if ever."""
         for came_at, _ in self._held.values():
-            return came_at + self._hold_ns
+            return came_at + self.hold_ns
         return None
 
     def _expire(self, now: int, packets: list[bytes]) -> None:

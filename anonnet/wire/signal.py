@@ -51,7 +51,9 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The exit will carry packets on this route."""
+    """The exit will carry packets on this route. `resumed`: 1 if it had the circuit, 0 if that is new."""
+
+    resumed: Annotated[int, Number(1, range(2))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,16 @@ class Arrange:
     shares: Annotated[int, Number(1, range(15))]
 
 
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """The caller to the exit: no data follows over this route, and none should go over it; then Drained."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """The exit to the caller: no data follows this on the route, so that it can be ended without loss."""
+
+
 SignalMessage: TypeAlias = (
     Extend
     | Extended
@@ -92,6 +104,8 @@ SignalMessage: TypeAlias = (
     | Joined
     | End
     | Arrange
+    | Drain
+    | Drained
 )
 
 _CODEC: Final[Codec[SignalMessage]] = Codec(
@@ -107,6 +121,8 @@ _CODEC: Final[Codec[SignalMessage]] = Codec(
         9: Joined,
         10: End,
         11: Arrange,
+        12: Drain,
+        13: Drained,
     }
 )
 

@@ -11,7 +11,6 @@ from itertools import pairwise
 
 import pytest
 
-from anonnet.proto import keeper as keeper_module
 from anonnet.proto.caller import RouteState
 from anonnet.proto.redundancy import Redundancy
 from anonnet.sim.clock import MS, SECOND
@@ -121,24 +120,6 @@ def test_each_relay_in_turn(shares: int, longest: int, how: str) -> None:
         if shares:  # in flight still, at most; a packet lost before the end would show as a gap
             assert lost <= 30
     assert traffic.out == sorted(set(traffic.out))
-
-
-def test_routes_are_replaced_without_a_gap_in_the_flow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twelve lives of each route, shortened so that they fit into two minutes."""
-    monkeypatch.setattr(keeper_module, "LIFE_NS", (8 * SECOND, 12 * SECOND))
-    monkeypatch.setattr(keeper_module, "YOUNG_NS", 4 * SECOND)
-    world = open_circuit(2)
-    steps: list[str] = []
-    world.nodes["caller"].core.keeper.on_step = steps.append
-    traffic = Traffic(world, interval=20 * MS, size=400)
-    clock = Clock(world, traffic)
-    started = world.now
-    world.run(120 * SECOND)
-    assert sum("circuit open" in step for step in steps) >= 18
-    assert not [step for step in steps if "failed" in step]
-    assert clock.longest_pause(started + SECOND) <= 500 * MS
-    assert len(traffic.out) >= 0.99 * traffic.sent
-    assert traffic.out == sorted(traffic.out)
 
 
 def test_losing_every_route_keeps_the_circuit_for_its_return() -> None:

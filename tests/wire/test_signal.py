@@ -17,12 +17,14 @@ MESSAGES = st.one_of(
     st.builds(s.Extended, st.integers(0, 2**32 - 1), HANDSHAKES),
     st.builds(s.ExtendRefused, REASONS),
     st.builds(s.Open, st.binary(min_size=32, max_size=32)),
-    st.just(s.Opened()),
+    st.builds(s.Opened, st.integers(0, 1)),
     st.builds(s.OpenRefused, REASONS),
     st.builds(s.Echo, U64),
     st.builds(s.EchoReply, U64),
     st.just(s.Joined()),
     st.builds(s.Arrange, st.integers(0, 14)),
+    st.just(s.Drain()),
+    st.just(s.Drained()),
     st.builds(s.End, REASONS),
 )
 
@@ -31,25 +33,28 @@ VECTORS = [
     ("02 01020304 cc", s.Extended(0x01020304, b"\xcc")),
     ("03 02", s.ExtendRefused(Reason.NO_LINK)),
     ("04" + "22" * 32, s.Open(b"\x22" * 32)),
-    ("05", s.Opened()),
+    ("05 01", s.Opened(1)),
     ("06 06", s.OpenRefused(Reason.NOT_EXIT)),
     ("07 0102030405060708", s.Echo(0x0102030405060708)),
     ("08 0102030405060708", s.EchoReply(0x0102030405060708)),
     ("09", s.Joined()),
     ("0b 02", s.Arrange(2)),
+    ("0c", s.Drain()),
+    ("0d", s.Drained()),
     ("0a 01", s.End(Reason.FINISHED)),
 ]
 
 ILLEGAL = {
     "empty": "",
-    "unknown type": "0c",
+    "unknown type": "0e",
     "shares out of range": "0b 0f",
     "next hop cut off": "01" + "11" * 19,
     "no handshake": "01" + "11" * 20,
     "no handshake after the shift": "02 01020304",
     "secret too short": "04" + "22" * 31,
     "secret too long": "04" + "22" * 33,
-    "trailing byte": "05 00",
+    "trailing byte": "05 00 00",
+    "neither new nor resumed": "05 02",
     "unknown reason": "0a 0e",
 }
 

@@ -1,0 +1,252 @@
+"""Which way a circuit's next route goes, and how many slots it asks for.
+
+A route begins with a guard (proto.guards), shares no relay with the circuit's other routes and ends at the
+circuit's exit; among the paths left the choice is even and random. Paths that have just failed come last.
+When every path says that it has no slots, the next round asks for half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from anonnet.ids import NodeId
+from anonnet.proto.budget import TEST_SHARE
+from anonnet.proto.caller import Caller, OwnRoute
+from anonnet.proto.guards import Guards, guards_wanted
+from anonnet.proto.neighbours import Neighbour, Neighbours
+from anonnet.proto.path import EXCLUDE_NOTHING, Exclusion, KnownNode, choose, paths, related
+from anonnet.wire.control import Reason
+
+LEAST_SCALE: Final = 64  # a circuit asks for no less than this part of what its first link has free
+FULL_SHARE: Final = 256  # a link with less than one in so many of its slots to spare is full
+BRIDGE_CELLS: Final = 60  # per second: over a thinner bridge (proto.keeper) cells are late by a set-up
+
+Rate = tuple[int, int]  # forward, backward; millicells per second
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a person wants of every route of a circuit. `exit_id` None: any."""
+
+    exit_id: NodeId | None
+    hops: int
+    excluded: Exclusion = EXCLUDE_NOTHING
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A route to build."""
+
+    path: list[KnownNode]
+    rate: Rate
+
+
+class Planner:
+    """Plans one circuit's routes; `guards` are shared by all circuits of the host."""
+
+    def __init__(
+        self, own: NodeId, nodes: Mapping[NodeId, KnownNode], neighbours: Neighbours, guards: Guards,
+        caller: Caller, random: Callable[[int], bytes], share: float,
+    ) -> None:  # fmt: skip
+        self.sharers = 1  # circuits that share this node's links evenly
+        self.avoid: Collection[NodeId] = ()  # exits that other circuits have ...
+        self.strict = False  # ... and whether having none is better than one of these
+        self.terms = Terms(None, 0)
+        self.trouble = ""  # why there is no path
+        self._own = own
+        self._nodes = nodes
+        self._neighbours = neighbours
+        self._guards = guards
+        self._caller = caller
+        self._random = random
+        self._share = share
+        self._scale = 1
+        self._failed: set[tuple[NodeId, ...]] = set()
+        self._short_of_slots = False
+        self._shunned: NodeId | None = None  # an exit that was given up
+
+    def begin(self, terms: Terms) -> None:
+        """Plan on other terms; what failed is forgotten."""
+        self.terms = terms
+        self._scale = 1
+        self._failed.clear()
+        self._shunned = None
+
+    # -- plans ------------------------------------------------------------------------------------
+
+    def plan(self, routes: Sequence[OwnRoute], wanted: int, exit_id: NodeId | None, now: int) -> Plan | None:
+        """Plan one more route beside these, of `wanted` in all, to an exit (None: as wished)."""
+        nodes, firsts = self._field(routes, wanted, now)
+        exits = self._exits(nodes, exit_id)
+        offers = [(first, rate) for first in firsts if (rate := self._rate(first))]
+        for again in (False, True):
+            for among in exits:
+                for first, rate in offers:
+                    path = choose(self._paths(nodes, first, among, (), again), self._random)
+                    if path is not None:
+                        return Plan(path, rate)
+            if self._failed and not again:
+                self._all_failed()
+        if not routes:
+            self.trouble = self._why_no_path(firsts, any(exits), bool(offers))
+        return None
+
+    def untried(self, wanted: int, exit_id: NodeId, now: int) -> bool:
+        """Whether there is a path to this exit that has not failed."""
+        nodes, firsts = self._field((), wanted, now)
+        return any(next(self._paths(nodes, first, [exit_id], (), False), None) for first in firsts)
+
+    def successor(self, old: OwnRoute, others: Sequence[OwnRoute], wanted: int, now: int) -> Plan | None:
+        """Plan a route that can open while `old` is still there: away from its links if possible."""
+        nodes, firsts = self._field(others, wanted, now)
+        (exits,) = self._exits(nodes, old.path[-1].node_id)
+        offers = [(first, rate) for first in firsts if (rate := self._rate(first, old))]
+        for avoid in ([node.node_id for node in old.path[:-1]], ()):
+            for first, rate in offers:
+                path = choose(self._paths(nodes, first, exits, avoid, False), self._random)
+                if path is not None:
+                    return Plan(path, rate)
+        return None
+
+    def bridge(self, old: OwnRoute, now: int) -> Plan | None:
+        """Plan a thin route of what `old`, the only one, has left free of a first link."""
+        nodes, firsts = self._field((), 1, now)
+        (exits,) = self._exits(nodes, old.path[-1].node_id)
+        for first in firsts:
+            rate = first.budget.free_out // self._scale, first.budget.free_in // self._scale
+            if min(rate) >= BRIDGE_CELLS * 1000:
+                path = choose(self._paths(nodes, first, exits, (), True), self._random)
+                if path is not None:
+                    return Plan(path, rate)
+        return None
+
+    def opened(self, path: Sequence[KnownNode]) -> None:
+        """A route along this path has opened."""
+        self.trouble = ""
+        self._failed.clear()
+        self._guards.worked(path[0].node_id)
+
+    def failed(
+        self, path: Sequence[KnownNode], reason: Reason, at_guard: bool, beside: bool, now: int
+    ) -> None:
+        """A route along this path has failed, or has died.
+
+        `at_guard`: without an answer of the first hop; `beside`: the slots may be those of the route that it
+        was to follow.
+        """
+        self._failed.add(tuple(node.node_id for node in path))
+        self._short_of_slots |= reason is Reason.NO_SLOTS and not beside
+        self.trouble = reason.text
+        if at_guard and reason is not Reason.NO_SLOTS:
+            self._guards.failed(path[0].node_id, now)
+
+    def forgive(self) -> None:
+        """What failed may well work now: slots have come free."""
+        self._failed.clear()
+
+    def guarded(self, wanted: int, now: int) -> bool:
+        """Whether any guard is up."""
+        return bool(self._field((), wanted, now)[1])
+
+    def another_exit(self, given_up: NodeId) -> bool:
+        """Whether there is an exit beside this one; from now on, one of those is taken."""
+        self._shunned = given_up
+        return self.terms.exit_id is None and any(
+            n.exit and n.node_id != given_up and not self.terms.excluded.covers(n)
+            for n in self._nodes.values()
+        )
+
+    # -- the field --------------------------------------------------------------------------------
+
+    def _field(
+        self, routes: Sequence[OwnRoute], wanted: int, now: int
+    ) -> tuple[dict[NodeId, KnownNode], list[Neighbour]]:
+        """Return the nodes and guards that a route beside `routes` may use."""
+        taken = [node for route in routes for node in route.path[:-1]]
+        allowed = {
+            node_id: node
+            for node_id, node in self._nodes.items()
+            if node_id != self._own and not self.terms.excluded.covers(node)
+        }
+        out = [n.node_id for n in self._neighbours if n.node_id not in allowed]
+        firsts = self._guards.choose(self._neighbours, out, guards_wanted(wanted), now)
+        nodes = {i: n for i, n in allowed.items() if not any(related(n, other) for other in taken)}
+        return nodes, [first for first in firsts if first.node_id in nodes]
+
+    def _exits(self, nodes: Mapping[NodeId, KnownNode], exit_id: NodeId | None) -> list[list[NodeId]]:
+        """Return the exits to try: those of the first list while there is a path to one, and so on."""
+        if wanted := exit_id or self.terms.exit_id:
+            return [[wanted] if wanted in nodes and nodes[wanted].exit else []]
+        found = [n.node_id for n in nodes.values() if n.exit]
+        apart = [node_id for node_id in found if node_id not in self.avoid]
+        best = [node_id for node_id in apart if node_id != self._shunned]
+        return [best, apart] if self.strict else [best, apart, found]
+
+    def _paths(
+        self, nodes: Mapping[NodeId, KnownNode], first: Neighbour, exits: Collection[NodeId],
+        avoid: Collection[NodeId], again: bool,
+    ) -> Iterator[list[KnownNode]]:  # fmt: skip
+        """Yield paths by this guard, in random order; those that failed only `again`."""
+        if not exits:
+            return
+        place = {node_id: self._random(8) for node_id in nodes}
+        for path in paths(nodes, [first.node_id], self.terms.hops, exits, avoid, place.__getitem__):
+            if again or tuple(node.node_id for node in path) not in self._failed:
+                yield path
+
+    def _all_failed(self) -> None:
+        """Every path has failed: begin anew, with less if it was for want of slots."""
+        self._failed.clear()
+        if self._short_of_slots and self._scale < LEAST_SCALE:
+            self._scale *= 2
+        self._short_of_slots = False
+
+    def _why_no_path(self, firsts: Sequence[Neighbour], exits: bool, offers: bool) -> str:
+        if not firsts:
+            up = any(n.up for n in self._neighbours)
+            return "none of the guards is up: `anonnet-tun status` lists them" if up else "no link is up"
+        if not exits:
+            if self.strict and self.avoid:
+                return "no exit is left that no other circuit has"
+            if self.terms.exit_id is None:
+                return "no peer is an exit" + (" that is not excluded" if self.terms.excluded else "")
+            return "the exit asked for is not among the peers" + (
+                ", or excluded" if self.terms.excluded else ""
+            )
+        if not offers:
+            return Reason.NO_SLOTS.text
+        return f"no path of {self.terms.hops} hops over the links that the peers' invites name"
+
+    def _rate(self, first: Neighbour, old: OwnRoute | None = None) -> Rate | None:
+        """Return what to ask of the first link; None if it is full.
+
+        What must be kept free counts from when `old`, if any, has given its slots back. With next to nothing
+        to spare a route could be had, but no cell of its set-up would pass in time.
+        """
+        budget = first.budget
+        own = [route.rate for route in self._caller.routes.values() if route.first is first and route.circuit]
+        back = old.rate if old is not None and old.first is first else (0, 0)
+
+        def part(free: int, capacity: int, ours: int, back: int) -> int:
+            spare = free - max(0, capacity // TEST_SHARE - back)
+            if spare * FULL_SHARE <= capacity:
+                return 0
+            fair = min(spare, (spare + ours) // self.sharers)
+            return max(1, int(fair * self._share) // self._scale)
+
+        rate = (
+            part(budget.free_out, budget.capacity_out, sum(out for out, _ in own), back[0]),
+            part(budget.free_in, budget.capacity_in, sum(in_ for _, in_ in own), back[1]),
+        )
+        return rate if all(rate) and (old is None or self._follows(rate, old)) else None
+
+    def _follows(self, rate: Rate, old: OwnRoute) -> bool:
+        """Whether a successor would have at least half of what is due to the route that it follows."""
+        budget = old.first.budget
+        due = (
+            min(old_rate, int(capacity * self._share) // self.sharers)
+            for old_rate, capacity in zip(old.rate, (budget.capacity_out, budget.capacity_in), strict=True)
+        )
+        return all(2 * new >= least for new, least in zip(rate, due, strict=True))
