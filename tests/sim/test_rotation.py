@@ -13,7 +13,8 @@ import pytest
 
 from anonnet.proto import keeper as keeper_module
 from anonnet.proto.caller import OwnRoute, RouteState
-from anonnet.sim.world import MS, SECOND, World
+from anonnet.sim.clock import MS, SECOND
+from anonnet.sim.world import World
 from tests.sim.scene import Traffic, all_holdings, chain, down, up
 from tests.sim.test_routes import count_open, open_circuit
 
