@@ -13,7 +13,8 @@ substitute in its place; or relays that are not neighbours could mark a route fo
   came with less reserve than `prefill`, or with two ticks too much.
 
 Slots are owed by the clock: a node that stood still passes over those of the ticks that it skipped
-(`skip`), and so everybody else's schedule goes on to fit.
+(`skip`), and so everybody else's schedule goes on to fit. After a long stall it counts anew for the next
+slip: what piled up meanwhile was judged against a slot number that stood still, too.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from anonnet.spec import SLOT_MASK, Format
 from anonnet.wire.cell import CellRow, rows
 
 SLIP_SPACING: Final = 256  # ticks; a slip is the only thing the next hop can notice
+LONG_STALL: Final = 0.25  # share of the majority that a stall of this node may seem to be for a slip
 PREFILL_TICKS: Final = 1.0
 DEPTH_TICKS: Final = 4
 _HALF: Final = 1 << 31
@@ -106,6 +108,8 @@ class ForwardQueue:
         """This node stood still for so many slots: they are not sent, and not sent later."""
         if self._synced:
             self.next = (self.next + slots) & SLOT_MASK
+        if slots > self._majority * LONG_STALL:  # what piled up meanwhile seemed early, and was not
+            self._late = self._early = 0
 
     def _slip(self) -> bool:
         """Make up for drift by one tick, if most cells since the last turn ask for it; True to hold."""

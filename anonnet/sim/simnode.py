@@ -52,6 +52,7 @@ class SimNode:
         self._peers: list[LinkPeer] = []
         self._lives = 0
         self._stalled_until = 0  # on the world's clock
+        self._deaf_until = 0
         self._source = ""
         self._inbox = Inbox(1, 0, lambda index: o.Endpoint("raw", self._source, 0))
         self._driven: set[int] = set()  # ticks of the beats that have events
@@ -81,7 +82,7 @@ class SimNode:
         identity = Identity(self.keys.node_id, self.keys.link, self.keys.link_public, self.keys.onion)
         self.plane = self._plane(self.now, draw("plane"), schedule_random=draw("schedule"))
         self.core = Node(identity, ANONNET_2026, self._known, pool, draw("core"),
-                         lambda: tai64n(self.now), self._guard)  # fmt: skip
+                         lambda: tai64n(self.now + self.clock.stood), self._guard)  # fmt: skip
         for peer in self._peers:
             self.core.add_link(peer, self.now)
         self.running = True
@@ -97,6 +98,13 @@ class SimNode:
         """Stand still, both cores, for so many ns: a host that was starved of its processor."""
         self._stalled_until = self.world.now + duration
 
+    def suspend(self, duration: int, clock_stands: bool = True) -> None:
+        """Sleep for so many ns: what arrives is lost, and usually the clock of both cores stands still."""
+        self.stall(duration)
+        self._deaf_until = self._stalled_until
+        if clock_stands:
+            self.clock = self.clock.later(duration)
+
     def link_to(self, keys: NodeKeys, address: str, profile: str) -> None:
         """Keep a link with another node."""
         parsed = parse_profile(profile)
@@ -108,6 +116,8 @@ class SimNode:
 
     def receive(self, datagram: bytes, source: str) -> None:
         """A datagram arrives; a node that stands still finds it in its socket later."""
+        if self.world.now < self._deaf_until:
+            return
         if self.world.now < self._stalled_until:
             self.world.at(self._stalled_until, self.receive, datagram, source)
         elif self.running:
@@ -164,11 +174,13 @@ class SimNode:
 
     def _at(self, when: int, act: Callable[..., None], *given: Any) -> None:
         """Do something in this life of the node, but not while it stands still; `when` is its own time."""
-        self.world.at(self.clock.virtual(when), self._due, self._lives, act, given)
+        self.world.at(self.clock.virtual(when), self._due, self._lives, when, act, given)
 
-    def _due(self, life: int, act: Callable[..., None], given: tuple[Any, ...]) -> None:
+    def _due(self, life: int, when: int, act: Callable[..., None], given: tuple[Any, ...]) -> None:
         if self.world.now < self._stalled_until:
-            self.world.at(self._stalled_until, self._due, life, act, given)
+            self.world.at(self._stalled_until, self._due, life, when, act, given)
+        elif self.now < when:  # it has been suspended since
+            self.world.at(self.clock.virtual(when), self._due, life, when, act, given)
         elif self.running and life == self._lives:
             act(*given)
 
