@@ -49,7 +49,7 @@ class SimNode:
         self._is_exit = is_exit
         self._plane = plane
         self._guard = TimestampGuard()
-        self._peers: list[LinkPeer] = []
+        self.peers: list[LinkPeer] = []
         self._lives = 0
         self._stalled_until = 0  # on the world's clock
         self._deaf_until = 0
@@ -83,7 +83,7 @@ class SimNode:
         self.plane = self._plane(self.now, draw("plane"), schedule_random=draw("schedule"))
         self.core = Node(identity, ANONNET_2026, self._known, pool, draw("core"),
                          lambda: tai64n(self.now + self.clock.stood), self._guard)  # fmt: skip
-        for peer in self._peers:
+        for peer in self.peers:
             self.core.add_link(peer, self.now)
         self.running = True
         self._driven.clear()
@@ -110,7 +110,7 @@ class SimNode:
         parsed = parse_profile(profile)
         endpoint = o.Endpoint("raw", address, 0)
         peer = LinkPeer(keys.node_id, keys.link_public, endpoint, parsed, parsed.schedule("raw", 4))
-        self._peers.append(peer)
+        self.peers.append(peer)
         self.core.add_link(peer, self.now)
         self.wake()
 

@@ -5,11 +5,8 @@ caller --- r1 --- r2 --- exit      a chain, so that the route is known: three ho
 
 from __future__ import annotations
 
-import hashlib
-import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from ipaddress import IPv4Address
 from typing import Final
 
 from anonnet.proto.caller import OwnRoute, Watcher, Wish
@@ -17,17 +14,20 @@ from anonnet.proto.hops import CallerRoute, HopRoute
 from anonnet.proto.keeper import CircuitState
 from anonnet.proto.link import LinkState
 from anonnet.proto.plane import Plane
-from anonnet.sim.clock import MS, SECOND
+from anonnet.sim.books import all_holdings, holdings
+from anonnet.sim.clock import SECOND
 from anonnet.sim.simnode import SimNode
+from anonnet.sim.traffic import SERVER, Traffic, number_of, packet
 from anonnet.sim.world import World
-from anonnet.spec import INNER4_CALLER
 from anonnet.wire.control import Reason
+
+__all__ = [
+    "CHAIN", "CHAIN_LINKS", "SERVER", "Attempt", "Traffic", "all_holdings", "chain", "down", "holdings",
+    "hop_route", "links_up", "number_of", "own_route", "packet", "up",
+]  # fmt: skip
 
 CHAIN: Final = ("caller", "r1", "r2", "exit")
 CHAIN_LINKS: Final = (("caller", "r1"), ("r1", "r2"), ("r2", "exit"))
-SERVER: Final = "203.0.113.9"
-_UDP: Final = 17
-_HEADERS: Final = 28
 
 
 def chain(seed: int = 1, profile: str = "t1", planes: Mapping[str, type[Plane]] | None = None) -> World:
@@ -69,87 +69,6 @@ def hop_route(node: SimNode) -> HopRoute:
     """The same for the one route through a node."""
     (route,) = [route for route in node.plane._routes.values() if isinstance(route, HopRoute)]
     return route
-
-
-def holdings(node: SimNode) -> dict[str, object]:
-    """All that a node holds for routes: it must be the same before a route and after it."""
-    plane = node.plane
-    return {
-        "budgets": [(n.budget.free_out, n.budget.free_in) for n in node.core.neighbours],
-        "ids": [dict(n.routes) for n in node.core.neighbours],
-        "control": (len(node.core.relay.routes), len(node.core.caller.routes)),
-        "plane": (len(plane._routes), len(plane._lanes_of), len(plane._circuits), len(plane._by_pool)),
-        "links": [(len(link.lanes), len(link.routes)) for link in plane.links.values()],
-        "caller": dict(plane._callers.circuits),
-    }
-
-
-def all_holdings(world: World) -> dict[str, dict[str, object]]:
-    return {name: holdings(node) for name, node in world.nodes.items() if node.running}
-
-
-# -- packets --------------------------------------------------------------------------------------
-
-
-def packet(source: str, target: str, number: int, size: int) -> bytes:
-    """Return a UDP packet over IPv4 whose every byte follows from its number and size."""
-    body = struct.pack(">Q", number) + hashlib.shake_128(b"%d %d" % (number, size)).digest(size - 8)
-    addresses = IPv4Address(source).packed + IPv4Address(target).packed
-    head = struct.pack(">BBHHHBBH", 0x45, 0, _HEADERS + size, 0, 0x4000, 64, _UDP, 0) + addresses
-    total = sum(struct.unpack(">10H", head))
-    total = (total & 0xFFFF) + (total >> 16)
-    checksum = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
-    udp = struct.pack(">HHHH", 4000, 5000, 8 + size, 0)
-    return head[:10] + struct.pack(">H", checksum) + head[12:] + udp + body
-
-
-def number_of(data: bytes | bytearray) -> int:
-    """Check that a packet's payload is as it was sent; return its number."""
-    (number,) = struct.unpack_from(">Q", data, _HEADERS)
-    size = len(data) - _HEADERS
-    expected = hashlib.shake_128(b"%d %d" % (number, size)).digest(size - 8)
-    assert bytes(data[_HEADERS + 8 :]) == expected, "a packet was altered on its way"
-    return int(number)
-
-
-class Traffic:
-    """Numbered packets both ways through the caller's circuit, one each way every `interval` ns."""
-
-    def __init__(self, world: World, interval: int = 10 * MS, size: int = 900) -> None:
-        self.world = world
-        self.sent = 0
-        self.out: list[int] = []  # numbers that came out at the exit
-        self.back: list[int] = []  # and at the caller
-        self.on_out: Callable[[int], None] = lambda number: None
-        self._interval = interval
-        self._size = size
-        self._running = True
-        self._pool = ""
-        world.nodes["exit"].on_packet = self._at_exit
-        world.nodes["caller"].on_packet = self._at_caller
-        self._send()
-
-    def stop(self) -> None:
-        self._running = False
-
-    def _send(self) -> None:
-        if not self._running:
-            return
-        self.world.nodes["caller"].send("caller", packet(INNER4_CALLER, SERVER, self.sent, self._size))
-        if self._pool:
-            self.world.nodes["exit"].send("exit", packet(SERVER, self._pool, self.sent, self._size))
-        self.sent += 1
-        self.world.at(self.world.now + self._interval, self._send)
-
-    def _at_exit(self, role: str, data: bytearray) -> None:
-        assert role == "exit"
-        self._pool = str(IPv4Address(bytes(data[12:16])))
-        self.out.append(number_of(data))
-        self.on_out(self.out[-1])
-
-    def _at_caller(self, role: str, data: bytearray) -> None:
-        assert role == "caller"
-        self.back.append(number_of(data))
 
 
 # -- single routes --------------------------------------------------------------------------------
