@@ -20,12 +20,13 @@ from typing import Final
 
 from anonnet.proto.exits import LINGER_NS
 from anonnet.proto.keeper import CircuitState
-from anonnet.proto.link import REKEY_NS, LinkState
+from anonnet.proto.link import REKEY_NS
 from anonnet.proto.redundancy import Redundancy
 from anonnet.sim.books import all_holdings, check_both_ends, check_memory, check_slots
 from anonnet.sim.clock import MS, SECOND
 from anonnet.sim.network import Sent, Wire
 from anonnet.sim.schedule import LONGEST, WITHIN, Fault, Weather, draw, touched
+from anonnet.sim.setup import links_up
 from anonnet.sim.simnode import SimNode
 from anonnet.sim.traffic import Traffic
 from anonnet.sim.world import World
@@ -86,12 +87,6 @@ def by_wire(trace: Sequence[Sent]) -> Trace:
     for sent in trace:
         wires[sent.source, sent.target].append(sent)
     return wires
-
-
-def links_up(world: World) -> bool:
-    """Whether every link is up at both ends."""
-    links = [link for node in world.nodes.values() for link in node.core.links.values()]
-    return all(link.state is LinkState.UP for link in links)
 
 
 class Trial:
