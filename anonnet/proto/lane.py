@@ -21,6 +21,7 @@ from anonnet.wire.cell import CELL_HEADER, CellRow, rows
 from anonnet.wire.datagram import HEADER, word
 
 MAX_CONTROL: Final = 1024  # queued control cells of a link
+CONTROL_FIRST: Final = 16  # control cells, at most, that a new lane lets go first: CREATED has at most 7
 KEPT_SESSIONS: Final = 3  # receive keys kept: the newest, the one in use, one for stragglers
 
 _header: Final = HEADER.pack_into
@@ -75,6 +76,7 @@ class PlaneLink:
         self.outbox = Outbox(fmt, cells_out)
         self.ready = 0  # datagrams of the outbox to emit at the deadline
         self.lanes: list[Lane] = []
+        self._new: list[Lane] = []  # of them, those that have not had a tick
         self.routes: dict[int, Receive] = {}
         self.control: deque[bytes] = deque(maxlen=MAX_CONTROL)
         self.handshakes: deque[bytes] = deque(maxlen=64)
@@ -123,12 +125,22 @@ class PlaneLink:
             self._retire(session)
         self.sessions.clear()
         self.lanes.clear()
+        self._new.clear()
         self.routes.clear()
         self.control.clear()
 
     def _retire(self, session: ReceiveSession) -> None:
         self.received += session.received
         self.missed += session.missing
+
+    def add_lane(self, lane: Lane) -> None:
+        """Let a route have its slots from the next tick on.
+
+        What control has to say then goes first: CREATED, above all, which would otherwise have to do with the
+        few slots that the route it is about leaves over, and take seconds on a slow link.
+        """
+        self.lanes.append(lane)
+        self._new.append(lane)
 
     def prepare(self) -> None:
         """Fill the outbox for the beat's next tick: lanes, control, nulls; sealed and ready."""
@@ -145,9 +157,16 @@ class PlaneLink:
         if tick > self._next_tick:
             self._pass_over(tick - self._next_tick)
         self._next_tick = tick + 1
+        if self._new:
+            for lane in self._new:
+                lane.credit = -min(len(self.control), CONTROL_FIRST) * RATE_UNIT
+            self._new.clear()
         counter = self._counter
         for lane in self.lanes:
             credit = lane.credit + lane.per_tick
+            if credit < RATE_UNIT:
+                lane.credit = credit
+                continue
             due = min(credit // RATE_UNIT, outbox.count - position)
             lane.credit = min(credit - due * RATE_UNIT, RATE_UNIT + lane.per_tick)
             for _ in range(due):
@@ -171,7 +190,9 @@ class PlaneLink:
     def _pass_over(self, ticks: int) -> None:
         """Ticks were skipped: so are the slots that routes had in them, or each route would lag for good."""
         for lane in self.lanes:
-            slots, lane.credit = divmod(lane.credit + ticks * lane.per_tick, RATE_UNIT)
+            earned = lane.credit + ticks * lane.per_tick
+            slots = max(0, earned // RATE_UNIT)
+            lane.credit = earned - slots * RATE_UNIT
             lane.skip(slots)
 
     def _control_cell(self) -> memoryview:

@@ -288,7 +288,7 @@ class Plane:
     def _add_lane(self, link: PlaneLink, handle: int, rate: int, take: Take, skip: Skip,
                   route_id: int) -> None:  # fmt: skip
         lane = Lane(handle, rate, link.beat.tick_ns, take, skip)
-        link.lanes.append(lane)
+        link.add_lane(lane)
         self._lanes_of.setdefault(handle, []).append((link, lane, route_id))
 
     def _on_AddHop(self, order: o.AddHop) -> None:  # noqa: N802
