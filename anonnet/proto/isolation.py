@@ -45,7 +45,9 @@ from anonnet.proto.rewrite import (
 MAX_CIRCUITS: Final = 8
 MAX_KEYS: Final = 4096
 MAX_FLOWS: Final = 16_384
-CLASSES: Final = range(1, 32)  # values of DSCP that mean a user; 0: nobody is known to have sent it
+# Values of DSCP that mean a user; 0: nobody is known to have sent it. From 32 on they are left for sockets
+# that this node opens for others.
+CLASSES: Final = range(1, 32)
 
 _SCTP: Final = 132
 _WITH_PORTS: Final = {TCP, UDP, DCCP, UDP_LITE, _SCTP}  # source and destination, in the first four bytes

@@ -74,6 +74,7 @@ class CircuitKeeper:
         self._leaving: OwnRoute | None = None  # to be drained as soon as its successor is open
         self._tries = 0  # at a successor for the route whose turn it is
         self._rotate_at = 0
+        self._after: set[int] = set()  # routes whose successor comes after them
 
     @property
     def state(self) -> CircuitState:
@@ -121,10 +122,14 @@ class CircuitKeeper:
             self._let_go(self.routes[-1], now)
         self._next_try = now
 
-    def renew_routes(self, now: int) -> None:
-        """Replace all routes soon, one after the other: what each may take has changed."""
+    def renew_routes(self, now: int, more: bool) -> None:
+        """Replace all routes soon, one at a time: what each may take has changed.
+
+        If it is `more`, the old one ends first: beside it a successor would get what it has left, no more.
+        """
         for route in self.routes:
             route.expires = min(route.expires, now)
+        self._after = {route.handle for route in self.routes} if more else set()
 
     def drop(self) -> None:
         """Close the circuit and want none."""
@@ -236,9 +241,10 @@ class CircuitKeeper:
             return
         others = [route for route in self.routes if route is not old]
         plan, expires = None, self._life(now)
-        if self._tries < TRIES:
+        tries = 2 * TRIES if old.handle in self._after else self._tries
+        if tries < TRIES:
             plan = self.planner.successor(old, others, self._wanted, now)
-        if plan is None and not others and old.expires != AT_ONCE and self._tries < 2 * TRIES:
+        if plan is None and not others and old.expires != AT_ONCE and tries < 2 * TRIES:
             plan, expires = self.planner.bridge(old, now), AT_ONCE
         if plan is None:
             self._planned += 1

@@ -75,13 +75,13 @@ class Keepers:
     def want(self, wanted: Wanted, now: int) -> None:
         """Open these circuits and keep them open; those that there are go on as far as they fit the wish."""
         self._order(Isolate(wanted.isolate, wanted.circuits))
-        more = wanted.circuits > len(self.all)
-        for keeper in self.all[wanted.circuits :]:
-            keeper.drop()
-        self.all = self.all[: wanted.circuits]
-        if more:
+        if wanted.circuits != len(self.all):
+            more = wanted.circuits < len(self.all)
+            for keeper in self.all[wanted.circuits :]:
+                keeper.drop()
+            self.all = self.all[: wanted.circuits]
             for keeper in self.all:
-                keeper.renew_routes(now)  # they hold what the new ones need
+                keeper.renew_routes(now, more)
             self.all += [self._make(number) for number in range(len(self.all) + 1, wanted.circuits + 1)]
         self.wanted = wanted
         for keeper in self.all:

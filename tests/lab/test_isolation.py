@@ -58,5 +58,12 @@ def test_two_users_then_two_destinations_come_from_two_exits(lab: LiveLab) -> No
         four, six = ({exit_of(lab, user, url) for user in (ALICE, BOB)} for url in (FOUR, SIX))
         assert len(four) == len(six) == 1
         assert four | six == {"x1", "x2"}
+
+        three = ("--circuits", "3", "--isolate", "user", "--distinct-exits", "true", "--wait", "3")
+        failed = lab.run(CALLER, "anonnet-tun", "up", *three)
+        assert failed.returncode == 1
+        assert "circuit 3: no exit is left that no other circuit has" in failed.stderr
+        assert [circuit.state for circuit in lab.status().circuits] == ["up", "up"]
+        assert {exit_of(lab, ALICE, url) for url in (FOUR, SIX)} == {"x1", "x2"}  # by destination, as before
     finally:
         lab.down()

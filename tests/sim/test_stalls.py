@@ -1,17 +1,21 @@
-"""A node that stands still for a second costs its routes that second.
+"""A node that stands still for a second costs its routes that second; a caller that slept comes back.
 
 caller --- r1 --- r2 --- exit
 """
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
+from anonnet.proto.keeper import CircuitState
 from anonnet.sim.clock import MS, SECOND
 from anonnet.sim.world import World
 from tests.sim.scene import CHAIN, Traffic, chain, up
 
 INTERVAL = 20 * MS
+SLEEP = 600 * SECOND if os.environ.get("ANONNET_FULL") else 60 * SECOND  # the exit forgets us after 30 s
 # Beyond the stall itself: what waits at its ends goes out, and the way there and back.
 AFTER = 250 * MS
 
@@ -41,8 +45,9 @@ class Timed(Traffic):
         return max(came[n] - self.sent_at(n) for n in numbers)
 
 
-@pytest.mark.parametrize("profile", ["t1", "10m"])
-@pytest.mark.parametrize("victim", CHAIN)
+@pytest.mark.parametrize(
+    ("victim", "profile"), [*((name, "t1") for name in CHAIN), ("r1", "10m"), ("exit", "10m")]
+)
 def test_a_stall_of_a_second_costs_that_second(victim: str, profile: str) -> None:
     world = chain(profile=profile)
     up(world)
@@ -75,3 +80,33 @@ def test_a_stall_moves_no_queue(length: int) -> None:
     world.nodes["r1"].stall(length * MS)
     world.run(5 * SECOND)
     assert [queue.slips for queue in queues] == slips
+
+
+@pytest.mark.parametrize("clock_stands", [True, False])
+def test_a_caller_that_slept_comes_back_within_seconds_and_stays_up(clock_stands: bool) -> None:
+    world = chain()
+    up(world)
+    caller = world.nodes["caller"]
+
+    def report() -> None:
+        """As in the daemon, where the data plane's counters wake control up twice a second."""
+        if world.now >= asleep_until:
+            caller.wake()
+        world.at(world.now + SECOND // 2, report)
+
+    asleep_until = 0
+    report()
+    traffic = Traffic(world, INTERVAL, 400)
+    world.run(10 * SECOND)
+    traffic.stop()
+    asleep_until = world.now + SLEEP
+    caller.suspend(SLEEP, clock_stands)
+    world.run(SLEEP)
+    awake = world.now
+    traffic = Traffic(world, INTERVAL, 400)
+    assert world.run(8 * SECOND, lambda: bool(traffic.out and traffic.back))
+    print(f"traffic again {(world.now - awake) / SECOND:.1f} s after the end of the sleep")
+    out, back = len(traffic.out), len(traffic.back)
+    world.run(2 * SECOND)
+    assert min(len(traffic.out) - out, len(traffic.back) - back) >= 95
+    assert caller.core.keeper.state is CircuitState.UP
