@@ -7,6 +7,9 @@ import os
 import hypothesis
 import pytest
 
+from anonnet import native
+from anonnet.proto.engine import NATIVE, PYTHON, Engine
+
 # A busy machine is no bug; what must be fast is measured by `anonnet-tun bench`.
 hypothesis.settings.register_profile("anonnet", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("anonnet")
@@ -16,3 +19,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Fail, never skip: a skipped test of the firewall looks like a firewall that holds."""
     if item.get_closest_marker("root") and os.geteuid() != 0:
         pytest.fail("needs root: run `sudo make test`", pytrace=False)
+
+
+@pytest.fixture(params=["python", "native"], scope="session")
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Each of the two; without the native one its tests fail, as root's do without root."""
+    if request.param == "python":
+        return PYTHON
+    if NATIVE is None:
+        pytest.fail(f"{native.trouble}: {native.HINT}", pytrace=False)
+    return NATIVE

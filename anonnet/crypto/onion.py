@@ -15,12 +15,13 @@ Relays always encipher and callers always decipher.
 from __future__ import annotations
 
 import struct
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from anonnet.wire.cell import CellRow
+from anonnet.spec import SLOT_MASK
+from anonnet.wire.cell import ZERO16, CellRow
 
 SUBKEY_LEN: Final = 32
 _NONCE: Final = bytes(12)
@@ -39,6 +40,16 @@ class LayerKeys(NamedTuple):
 
     def __repr__(self) -> str:
         return "LayerKeys(...)"
+
+
+class OnionLayer(Protocol):
+    """One hop's wide-block cipher in one direction; see onion.Layer."""
+
+    def encipher(self, slot: int, source: CellRow, target: CellRow) -> bytes:
+        """Encipher `source`'s body into `target`'s; return the left 16 bytes. `source.left` may be spoilt."""
+
+    def decipher(self, slot: int, row: CellRow) -> bytes:
+        """Undo `encipher` in place; return the left 16 bytes."""
 
 
 class Layer:
@@ -82,3 +93,31 @@ class Layer:
         plain = x.to_bytes(16)
         left[:] = plain
         return plain
+
+
+class Onion:
+    """All layers of one direction of a route, as its caller has them: that of the nearest hop first.
+
+    Each has the offset of its tweak from the slot number on the caller's own link.
+    """
+
+    __slots__ = ("_layers",)
+
+    def __init__(self) -> None:
+        self._layers: list[tuple[OnionLayer, int]] = []
+
+    def add(self, layer: OnionLayer, offset: int) -> None:
+        """The route has grown by a hop."""
+        self._layers.append((layer, offset))
+
+    def wrap(self, hops: int, slot: int, row: CellRow) -> None:
+        """Decipher in place for the last of so many hops, so that it finds what `row` holds now."""
+        for layer, offset in reversed(self._layers[:hops]):
+            layer.decipher((slot + offset) & SLOT_MASK, row)
+
+    def peel(self, slot: int, row: CellRow) -> int:
+        """Decipher in place until the body opens with zeros; return which hop wrote it, -1 if none did."""
+        for index, (layer, offset) in enumerate(self._layers):
+            if layer.decipher((slot + offset) & SLOT_MASK, row) == ZERO16:
+                return index
+        return -1

@@ -22,10 +22,9 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from anonnet.crypto import kem
 from anonnet.crypto.noise import DH_LEN, HandshakeState
 from anonnet.crypto.noise import TAG_LEN as NOISE_TAG_LEN
-from anonnet.crypto.onion import Layer, LayerKeys
+from anonnet.crypto.onion import Layer, LayerKeys, OnionLayer
 from anonnet.errors import OperatorError
 from anonnet.spec import PROTOCOL_VERSION
-from anonnet.wire.cell import CellRow
 
 DEFAULT_SUITE: Final = "anonnet-2026"
 SUITE_CODES: Final = {DEFAULT_SUITE: 1, "anonnet-2003": 2}  # never used again for something else
@@ -56,16 +55,6 @@ class Handshake(Protocol):
     @property
     def remote_static(self) -> bytes | None:
         """The peer's static public key, once known."""
-
-
-class OnionLayer(Protocol):
-    """One hop's wide-block cipher in one direction; see onion.Layer."""
-
-    def encipher(self, slot: int, source: CellRow, target: CellRow) -> bytes:
-        """Encipher `source`'s body into `target`'s; return the left 16 bytes. `source.left` may be spoilt."""
-
-    def decipher(self, slot: int, row: CellRow) -> bytes:
-        """Undo `encipher` in place; return the left 16 bytes."""
 
 
 @dataclass(frozen=True, slots=True)

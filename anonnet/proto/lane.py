@@ -1,76 +1,34 @@
-"""A link as the data plane sees it: sessions, lanes, and the sealing of one tick's cells.
-
-A *lane* is a route's share of a link's slots in one direction. It earns credit by the clock, a fixed
-amount each tick, and spends it on slots; a rate need not be a whole number of cells per tick, and links
-of different ticks carry the same route. What no lane is owed goes to the control channel and to nulls.
-"""
+"""A link as the data plane sees it: sessions, lanes, and the sealing of one tick's cells."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from typing import Final
 
-from anonnet.crypto.replay import ReplayWindow
-from anonnet.crypto.suite import Seal, Suite
+from anonnet.crypto.suite import Seal
+from anonnet.proto.engine import Engine
 from anonnet.proto.inbox import Outbox
+from anonnet.proto.intake import ReceiveSession
 from anonnet.proto.orders import RATE_UNIT, Endpoint, LinkStats
 from anonnet.proto.pacer import Beat
+from anonnet.proto.slots import Lane
+from anonnet.proto.transit import Receive
 from anonnet.spec import ROUTE_CONTROL, DatagramType, Format
-from anonnet.wire.cell import CELL_HEADER, CellRow, rows
-from anonnet.wire.datagram import HEADER, word
+from anonnet.wire.cell import CELL_HEADER, rows
+from anonnet.wire.datagram import word
 
 MAX_CONTROL: Final = 1024  # queued control cells of a link
 CONTROL_FIRST: Final = 16  # control cells, at most, that a new lane lets go first: CREATED has at most 7
 KEPT_SESSIONS: Final = 3  # receive keys kept: the newest, the one in use, one for stragglers
-
-_header: Final = HEADER.pack_into
-
-Receive = Callable[[int, CellRow, int], None]  # slot, row, now
-Take = Callable[[int], CellRow | None]  # tick -> row, or None to leave the slot to others
-Skip = Callable[[int], None]  # slots that were due while this node stood still
-
-
-class Lane:
-    """A route's claim on a link's outgoing slots."""
-
-    __slots__ = ("credit", "per_tick", "route", "skip", "take")
-
-    def __init__(self, route: int, rate: int, tick_ns: int, take: Take, skip: Skip) -> None:
-        self.route = route
-        self.per_tick = rate * tick_ns  # in RATE_UNIT-ths of a cell
-        self.credit = 0
-        self.take = take
-        self.skip = skip
-
-
-class ReceiveSession:
-    """Keys and replay window for what a neighbour sends us under one receiver index."""
-
-    __slots__ = ("confirms", "length", "link", "open", "received", "window")
-
-    def __init__(self, link: PlaneLink, key: bytes, confirms: bool) -> None:
-        self.link = link
-        self.length = link.format.datagram_len
-        self.open = link.suite.opener(key)
-        self.window = ReplayWindow()
-        self.confirms = confirms  # its first datagram tells that the neighbour has the new keys
-        self.received = 0
-
-    @property
-    def missing(self) -> int:
-        """Datagrams below the greatest counter seen that did not come."""
-        return self.window.greatest + 1 - self.received
 
 
 class PlaneLink:
     """One link's schedule, keys, lanes and counters."""
 
     def __init__(self, handle: int, fmt: Format, endpoint: Endpoint, beat: Beat, cells_out: int,
-                 suite: Suite) -> None:  # fmt: skip
+                 engine: Engine) -> None:  # fmt: skip
         self.handle = handle
         self.format = fmt
-        self.suite = suite
         self.endpoint = endpoint
         self.beat = beat
         self.outbox = Outbox(fmt, cells_out)
@@ -83,6 +41,7 @@ class PlaneLink:
         self.sessions: dict[int, ReceiveSession] = {}
         self._null = rows(fmt, 1)[0].cell
         self._control_row = rows(fmt, 1)[0]
+        self._engine = engine
         self._seal: Seal | None = None
         self._word = 0
         self._counter = 0
@@ -103,7 +62,9 @@ class PlaneLink:
         """Take fresh keys; with `confirm`, send on the old ones until the peer shows it has the new."""
         while len(self.sessions) >= KEPT_SESSIONS:
             self._retire(self.sessions.pop(next(iter(self.sessions))))
-        self.sessions[word(DatagramType.DATA, local_index)] = ReceiveSession(self, receive_key, True)
+        open_ = self._engine.opener(receive_key)
+        session = self._engine.session(self, self.format.datagram_len, open_, True)
+        self.sessions[word(DatagramType.DATA, local_index)] = session
         self._pending = (send_key, remote_index)
         if not confirm or self._seal is None:
             self.switch()
@@ -113,7 +74,7 @@ class PlaneLink:
         if self._pending is not None:
             key, index = self._pending
             self._pending = None
-            self._seal = self.suite.sealer(key)
+            self._seal = self._engine.sealer(key)
             self._word = word(DatagramType.DATA, index)
             self._counter = 0
 
@@ -152,7 +113,6 @@ class PlaneLink:
         if self._seal is None:
             self.ready = position
             return
-        seal, sealed, nonces, start = self._seal, outbox.sealed, outbox.nonces, self._word
         tick = self.beat.tick
         if tick > self._next_tick:
             self._pass_over(tick - self._next_tick)
@@ -162,30 +122,10 @@ class PlaneLink:
                 lane.credit = -min(len(self.control), CONTROL_FIRST) * RATE_UNIT
             self._new.clear()
         counter = self._counter
-        for lane in self.lanes:
-            credit = lane.credit + lane.per_tick
-            if credit < RATE_UNIT:
-                lane.credit = credit
-                continue
-            due = min(credit // RATE_UNIT, outbox.count - position)
-            lane.credit = min(credit - due * RATE_UNIT, RATE_UNIT + lane.per_tick)
-            for _ in range(due):
-                row = lane.take(tick)
-                if row is None:
-                    break
-                nonce = nonces[position]
-                _header(nonce, 0, start, counter)
-                seal(nonce, row.cell, None, sealed[position])
-                counter += 1
-                position += 1
-        while position < outbox.count:
-            nonce = nonces[position]
-            _header(nonce, 0, start, counter)
-            seal(nonce, self._control_cell(), None, sealed[position])
-            counter += 1
-            position += 1
-        self._counter = counter
-        self.ready = position
+        self._counter += outbox.count - position  # before they are used: none is used twice, whatever happens
+        self._engine.fill(outbox, position, self.lanes, tick, self._seal, self._word, counter,
+                          self.control, self._control_cell, self._null)  # fmt: skip
+        self.ready = outbox.count
 
     def _pass_over(self, ticks: int) -> None:
         """Ticks were skipped: so are the slots that routes had in them, or each route would lag for good."""
@@ -196,9 +136,7 @@ class PlaneLink:
             lane.skip(slots)
 
     def _control_cell(self) -> memoryview:
-        """A waiting control cell, else a link null."""
-        if not self.control:
-            return self._null
+        """Make a cell of the oldest frame that waits."""
         frame = self.control.popleft()
         row = self._control_row
         CELL_HEADER.pack_into(row.cell, 0, ROUTE_CONTROL, 0)

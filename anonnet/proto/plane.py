@@ -16,28 +16,26 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from cryptography.exceptions import InvalidTag
-
 from anonnet.crypto.suite import ANONNET_2026, Suite
 from anonnet.errors import Malformed
 from anonnet.proto import orders as o
 from anonnet.proto.circuit import Circuit
+from anonnet.proto.engine import Engine, choose
 from anonnet.proto.health import Health
 from anonnet.proto.hops import CallerRoute, HopRoute, Scratch
 from anonnet.proto.inbox import Inbox
+from anonnet.proto.intake import ReceiveSession
 from anonnet.proto.isolation import Sorter
-from anonnet.proto.lane import Lane, PlaneLink, ReceiveSession, Skip, Take
+from anonnet.proto.lane import PlaneLink
 from anonnet.proto.normalise import Normaliser
 from anonnet.proto.pacer import Beat
 from anonnet.proto.redundancy import Redundancy
 from anonnet.proto.rewrite import Rewriter, destination
-from anonnet.spec import FORMAT_BY_CODE, ROUTE_CONTROL, ROUTE_NULL, DatagramType
-from anonnet.wire.cell import CELL_HEADER, rows
-from anonnet.wire.datagram import HEADER
+from anonnet.proto.slots import Lane, Skip, Take
+from anonnet.spec import FORMAT_BY_CODE
+from anonnet.wire.cell import CellRow, rows
 
 STATS_NS: Final = 500_000_000
-_header: Final = HEADER.unpack
-_cell_header: Final = CELL_HEADER.unpack_from
 
 
 class Plane:
@@ -49,26 +47,26 @@ class Plane:
 
     def __init__(self, now: int, random: Callable[[int], bytes], randomised: bool = False,
                  schedule_random: Callable[[int], bytes] | None = None,
-                 suite: Suite = ANONNET_2026) -> None:  # fmt: skip
+                 suite: Suite = ANONNET_2026, engine: Engine | None = None) -> None:  # fmt: skip
         self.links: dict[int, PlaneLink] = {}
         self.beats: dict[int, Beat] = {}
         self.reports = o.Reports()
         self.to_tun: dict[str, list[bytearray]] = {"caller": [], "exit": []}
         self.strays: list[tuple[bytes, o.Endpoint]] = []
-        self.unknown = 0  # datagrams with no session
-        self._suite = suite
+        self.engine = engine or choose(suite)
         self._random = random
         self._schedule_random = schedule_random or random
         self._randomised = randomised
         self._now = now
         self._next_stats = now + STATS_NS
-        self._sessions: dict[int, ReceiveSession] = {}
         self._routes: dict[int, HopRoute | CallerRoute] = {}
         self._lanes_of: dict[int, list[tuple[PlaneLink, Lane, int]]] = {}
         self._circuits: dict[int, Circuit] = {}
         self._by_pool: dict[bytes, Circuit] = {}
         self._callers = Sorter()
-        self._plain = {f.datagram_len: rows(f, 1)[0] for f in FORMAT_BY_CODE.values()}
+        plain = {f.datagram_len: rows(f, 1)[0] for f in FORMAT_BY_CODE.values()}
+        self._intake = self.engine.intake(plain, self._heard, self._heard_control, self._heard_handshake)
+        self._sessions = self._intake.sessions
         self._scratch = {f.name: Scratch(f, random) for f in FORMAT_BY_CODE.values()}
         self._normaliser = Normaliser(random)
         self._tun_packets = 0
@@ -78,54 +76,12 @@ class Plane:
 
     def receive(self, inbox: Inbox, now: int) -> None:
         """Open and switch every datagram of an inbox; what is forged or unknown is counted, not answered."""
-        sessions = self._sessions
-        checked: PlaneLink | None = None
-        usual = -1  # length of the last datagram; nearly all of a burst have the same
         self._now = now
-        for index, length in enumerate(inbox.lengths):
-            if length != usual:
-                if length not in inbox.views:
-                    self.unknown += 1
-                    continue
-                usual, nonces, sealed, row = length, *inbox.views[length], self._plain[length]
-            nonce = nonces[index]
-            start, counter = _header(nonce)
-            session = sessions.get(start)
-            if session is None or length != session.length:
-                self._stranger(inbox, index, start)
-                continue
-            try:
-                session.open(nonce, sealed[index], None, row.cell)
-            except InvalidTag:
-                session.link.forged += 1
-                continue
-            if not session.window.accept(counter):
-                continue
-            session.received += 1
-            link = session.link
-            if link is not checked and counter == session.window.greatest:
-                checked = link  # once a burst: addresses, keys and the time of life
-                self._heard(link, session, inbox.source(index), now)
-            route_id, slot = _cell_header(row.cell)
-            if route_id == ROUTE_NULL:
-                continue
-            if route_id == ROUTE_CONTROL:
-                self.reports.offer(o.ControlSeen(link.handle, bytes(row.body)))
-                continue
-            receive = link.routes.get(route_id)
-            if receive is not None:
-                receive(slot, row, now)
+        self._intake.receive(inbox, now)
 
-    def _stranger(self, inbox: Inbox, index: int, start: int) -> None:
-        """Not one of our sessions: a handshake goes to control, all else is silence."""
-        kind = start >> 24
-        if kind in (DatagramType.INITIATION, DatagramType.RESPONSE, DatagramType.COOKIE):
-            self.reports.offer(o.HandshakeSeen(inbox.source(index), inbox.datagram(index)))
-        else:
-            self.unknown += 1
-
-    def _heard(self, link: PlaneLink, session: object, source: o.Endpoint, now: int) -> None:
-        link.last_received = now
+    def _heard(self, link: PlaneLink, session: ReceiveSession, inbox: Inbox, index: int) -> None:
+        link.last_received = self._now
+        source = inbox.source(index)
         if source != link.endpoint:
             link.endpoint = source
             self.reports.append(o.Roamed(link.handle, source))
@@ -134,6 +90,12 @@ class Plane:
             newest.confirms = False
             link.switch()
             self.reports.append(o.Confirmed(link.handle))
+
+    def _heard_control(self, link: PlaneLink, row: CellRow) -> None:
+        self.reports.offer(o.ControlSeen(link.handle, bytes(row.body)))
+
+    def _heard_handshake(self, inbox: Inbox, index: int) -> None:
+        self.reports.offer(o.HandshakeSeen(inbox.source(index), inbox.datagram(index)))
 
     # -- ticks out --------------------------------------------------------------------------------
 
@@ -209,7 +171,7 @@ class Plane:
             )
         beat.cells += order.cells_out
         link = PlaneLink(order.link, FORMAT_BY_CODE[order.format_code], order.endpoint, beat, order.cells_out,
-                         self._suite)  # fmt: skip
+                         self.engine)  # fmt: skip
         self.links[order.link] = link
 
     def _on_RemoveLink(self, order: o.RemoveLink) -> None:  # noqa: N802
@@ -256,10 +218,10 @@ class Plane:
         first_slot = int.from_bytes(self._random(4), "big")
         route = HopRoute(order.route, order.route_id, order.forward, order.backward, order.slot_shift,
                          link.format, self._scratch[link.format.name], first_slot, self.reports,
-                         self._suite)  # fmt: skip
+                         self.engine)  # fmt: skip
         self._routes[order.route] = route
-        link.routes[order.route_id] = route.receive_forward
-        self._add_lane(link, order.route, order.backward_rate, route.take_backward, route.skip_backward,
+        link.routes[order.route_id] = route.forward_in
+        self._add_lane(link, order.route, order.backward_rate, route.backward_out, route.skip_backward,
                        order.route_id)  # fmt: skip
         route.rates = (order.forward_rate, order.backward_rate)
 
@@ -270,24 +232,24 @@ class Plane:
         towards = self._lanes_of[order.route][0][0]
         ticks = max(link.beat.tick_ns, towards.beat.tick_ns)
         route.extend(order.route_id, forward_rate * ticks / o.RATE_UNIT, backward_rate * ticks / o.RATE_UNIT)
-        link.routes[order.route_id] = route.receive_backward
-        self._add_lane(link, order.route, forward_rate, route.take_forward, route.skip_forward,
+        link.routes[order.route_id] = route.backward_in
+        self._add_lane(link, order.route, forward_rate, route.forward_out, route.skip_forward,
                        order.route_id)  # fmt: skip
 
     def _on_AddCallerRoute(self, order: o.AddCallerRoute) -> None:  # noqa: N802
         link = self.links[order.link]
         first_slot = int.from_bytes(self._random(4), "big")
         scratch = self._scratch[link.format.name]
-        route = CallerRoute(order.route, order.route_id, scratch, first_slot, self.reports, self._suite)
+        route = CallerRoute(order.route, order.route_id, scratch, first_slot, self.reports, self.engine)
         self._routes[order.route] = route
         route.rates = (order.forward_rate, order.backward_rate)
-        link.routes[order.route_id] = route.receive_backward
-        self._add_lane(link, order.route, order.forward_rate, route.take_forward, route.skip_forward,
+        link.routes[order.route_id] = route.backward_in
+        self._add_lane(link, order.route, order.forward_rate, route.forward_out, route.skip_forward,
                        order.route_id)  # fmt: skip
 
     def _add_lane(self, link: PlaneLink, handle: int, rate: int, take: Take, skip: Skip,
                   route_id: int) -> None:  # fmt: skip
-        lane = Lane(handle, rate, link.beat.tick_ns, take, skip)
+        lane = self.engine.lane(handle, rate, link.beat.tick_ns, take, skip)
         link.add_lane(lane)
         self._lanes_of.setdefault(handle, []).append((link, lane, route_id))
 
@@ -368,3 +330,4 @@ class Plane:
             link.routes.pop(route_id, None)
             if lane in link.lanes:
                 link.lanes.remove(lane)
+        route.close()

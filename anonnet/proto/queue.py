@@ -19,7 +19,7 @@ slip: what piled up meanwhile was judged against a slot number that stood still,
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from anonnet.spec import SLOT_MASK, Format
 from anonnet.wire.cell import CellRow, rows
@@ -32,6 +32,25 @@ _HALF: Final = 1 << 31
 _EMPTY: Final = -1
 
 
+class Sizes(NamedTuple):
+    """What follows from how many cells come in a tick."""
+
+    capacity: int  # a power of two
+    prefill: int
+    tick: int
+    ample: int
+    majority: float
+
+    @classmethod
+    def of(cls, per_tick: float) -> Sizes:
+        """Sizes of a queue, all in cells."""
+        prefill = max(1, round(PREFILL_TICKS * per_tick))
+        tick = max(1, round(per_tick))
+        ample = prefill + 2 * tick  # to skip at less would undo a hold by the next slip
+        capacity = 1 << max(3, int(DEPTH_TICKS * per_tick + prefill).bit_length())
+        return cls(capacity, prefill, tick, ample, SLIP_SPACING * per_tick / 2)
+
+
 class ForwardQueue:
     """Ring of preallocated cells of one route and direction; sizes in cells."""
 
@@ -39,14 +58,10 @@ class ForwardQueue:
                  "_tick", "_turn", "_unsure", "missing", "next", "prefill", "received", "slips")  # fmt: skip
 
     def __init__(self, fmt: Format, per_tick: float) -> None:
-        self.prefill = max(1, round(PREFILL_TICKS * per_tick))
-        self._tick = max(1, round(per_tick))
-        self._ample = self.prefill + 2 * self._tick  # to skip at less would undo a hold by the next slip
-        capacity = 1 << max(3, int(DEPTH_TICKS * per_tick + self.prefill).bit_length())
+        capacity, self.prefill, self._tick, self._ample, self._majority = Sizes.of(per_tick)
         self._rows = rows(fmt, capacity)
         self._filled = [_EMPTY] * capacity
         self._mask = capacity - 1
-        self._majority = SLIP_SPACING * per_tick / 2
         self._early = self._late = 0  # cells since the last turn
         self._turn = 0  # tick at which a slip is allowed
         self._synced = False

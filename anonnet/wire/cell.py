@@ -42,7 +42,7 @@ class CellRow:
         PAYLOAD_HEADER.pack_into(self.payload, 0, kind << 12 | first, sequence)
 
 
-def rows(fmt: Format, count: int) -> list[CellRow]:
-    """Allocate `count` cells of a format in one block."""
-    block = memoryview(bytearray(fmt.cell_len * count))
+def rows(fmt: Format, count: int, memory: bytearray | None = None) -> list[CellRow]:
+    """Allocate `count` cells of a format in one block, unless there is memory for them."""
+    block = memoryview(bytearray(fmt.cell_len * count) if memory is None else memory)
     return [CellRow(block[i * fmt.cell_len : (i + 1) * fmt.cell_len]) for i in range(count)]

@@ -9,10 +9,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anonnet.crypto.suite import ANONNET_2026
-from anonnet.proto.lane import CONTROL_FIRST, MAX_CONTROL, Lane, PlaneLink
+from anonnet.proto.engine import Engine
+from anonnet.proto.lane import CONTROL_FIRST, MAX_CONTROL, PlaneLink
 from anonnet.proto.orders import RATE_UNIT, Endpoint
 from anonnet.proto.pacer import Beat
+from anonnet.proto.slots import Lane
 from anonnet.spec import HEADER_LEN, NARROW, DatagramType
 from anonnet.wire.cell import CELL_HEADER, CellRow, rows
 from anonnet.wire.datagram import HEADER, word
@@ -21,9 +22,9 @@ KEY, OTHER_KEY = bytes(32), b"k" * 32
 TICK = 5_000_000
 
 
-def link(cells: int = 6, session: bool = True) -> PlaneLink:
+def link(engine: Engine, cells: int = 6, session: bool = True) -> PlaneLink:
     beat = Beat(TICK, 0, bytes)
-    made = PlaneLink(1, NARROW, Endpoint("raw", "10.0.0.2", 0), beat, cells, ANONNET_2026)
+    made = PlaneLink(1, NARROW, Endpoint("raw", "10.0.0.2", 0), beat, cells, engine)
     if session:
         made.set_session(1, 2, KEY, KEY, confirm=False)
     return made
@@ -46,8 +47,8 @@ class Source:
     def skip(self, slots: int) -> None:
         self.skipped += slots
 
-    def lane(self, rate: int) -> Lane:
-        return Lane(self.route, rate, TICK, self.take, self.skip)
+    def lane(self, engine: Engine, rate: int) -> Lane:
+        return engine.lane(self.route, rate, TICK, self.take, self.skip)
 
 
 def tick(sending: PlaneLink, key: bytes = KEY) -> list[int]:
@@ -62,46 +63,19 @@ def tick(sending: PlaneLink, key: bytes = KEY) -> list[int]:
     return ids
 
 
-def test_always_as_many_datagrams_whatever_there_is() -> None:
-    sending = link()
+def test_always_as_many_datagrams_whatever_there_is(engine: Engine) -> None:
+    sending = link(engine)
     source = Source(256)
     assert tick(sending) == [0] * 6
-    sending.lanes.append(source.lane(400_000))  # two cells a tick
+    sending.lanes.append(source.lane(engine, 400_000))  # two cells a tick
     sending.control.extend([b"frame"] * 3)
     assert tick(sending) == [256, 256, 1, 1, 1, 0]
     source.holds = True
     assert tick(sending) == [0] * 6, "a hold leaves its slots to nulls"
 
 
-def test_what_control_has_to_say_goes_before_a_new_route() -> None:
-    """CREATED, for one, or the route that it is about would leave it one slot in 32."""
-    sending = link(cells=1)
-    sending.control.extend([b"frame"] * 3)
-    sending.add_lane(Source(256).lane(200_000))  # all there is
-    assert [tick(sending) for _ in range(6)] == [[1], [1], [1], [256], [256], [256]]
-
-
-def test_a_new_route_does_not_wait_for_ever() -> None:
-    sending = link(cells=1)
-    sending.control.extend([b"frame"] * 100)
-    sending.add_lane(Source(256).lane(200_000))
-    assert [tick(sending)[0] for _ in range(CONTROL_FIRST + 5)] == [1] * CONTROL_FIRST + [256] * 5
-
-
-def test_a_new_route_that_waits_when_ticks_are_skipped_loses_no_slots_that_it_had_not() -> None:
-    sending = link(cells=1)
-    source = Source(256)
-    sending.control.extend([b"frame"] * 5)
-    sending.add_lane(source.lane(200_000))
-    assert tick(sending) == [1]
-    sending.beat.advance(sending.beat.deadline + 2 * TICK)
-    assert tick(sending) == [1]
-    assert source.skipped == 0
-    assert tick(sending) == [256]
-
-
-def test_without_a_session_only_handshakes() -> None:
-    sending = link(session=False)
+def test_without_a_session_only_handshakes(engine: Engine) -> None:
+    sending = link(engine, session=False)
     sending.prepare()
     assert sending.ready == 0
     sending.handshakes.extend([bytes(NARROW.datagram_len)] * 8)
@@ -109,16 +83,18 @@ def test_without_a_session_only_handshakes() -> None:
     assert (sending.ready, len(sending.handshakes)) == (6, 2)
 
 
-@given(st.lists(st.integers(1, 400_000), min_size=1, max_size=5), st.integers(200, 2000))
+@given(
+    wishes=st.lists(st.integers(1, 400_000), min_size=1, max_size=5), ticks=st.integers(200, 2000)
+)
 @settings(max_examples=50)
-def test_each_route_gets_what_it_was_promised(wishes: list[int], ticks: int) -> None:
+def test_each_route_gets_what_it_was_promised(engine: Engine, wishes: list[int], ticks: int) -> None:
     """Rates that are no whole number of cells, together up to 31/32 of the link."""
     capacity = 6 * RATE_UNIT // TICK * 31 // 32
     total = sum(wishes)
     rates = [max(1, rate * capacity // max(total, capacity)) for rate in wishes]
-    sending = link()
+    sending = link(engine)
     sources = [Source(256 + index) for index in range(len(rates))]
-    sending.lanes += [source.lane(rate) for source, rate in zip(sources, rates, strict=True)]
+    sending.lanes += [source.lane(engine, rate) for source, rate in zip(sources, rates, strict=True)]
     counts = Counter(route for _ in range(ticks) for route in tick(sending))
     for source, rate in zip(sources, rates, strict=True):
         assert abs(counts[source.route] - ticks * rate * TICK / RATE_UNIT) < 2 + len(rates)
@@ -126,10 +102,10 @@ def test_each_route_gets_what_it_was_promised(wishes: list[int], ticks: int) -> 
 
 
 @pytest.mark.parametrize("skipped", [1, 2, 40])
-def test_skipped_ticks_take_their_slots_with_them(skipped: int) -> None:
-    sending = link()
+def test_skipped_ticks_take_their_slots_with_them(engine: Engine, skipped: int) -> None:
+    sending = link(engine)
     source = Source(256)
-    sending.lanes.append(source.lane(300_000))  # one cell and a half a tick
+    sending.lanes.append(source.lane(engine, 300_000))  # one cell and a half a tick
     for _ in range(4):
         tick(sending)
     sending.prepare()
@@ -140,8 +116,8 @@ def test_skipped_ticks_take_their_slots_with_them(skipped: int) -> None:
     assert source.skipped in (skipped * 3 // 2, skipped * 3 // 2 + 1)
 
 
-def test_fresh_keys_are_used_when_the_peer_has_them() -> None:
-    sending = link()
+def test_fresh_keys_are_used_when_the_peer_has_them(engine: Engine) -> None:
+    sending = link(engine)
     sending.set_session(3, 4, OTHER_KEY, OTHER_KEY, confirm=True)
     tick(sending, KEY)
     assert HEADER.unpack_from(sending.outbox.views[0]) == (word(DatagramType.DATA, 2), 0)
@@ -154,8 +130,8 @@ def test_fresh_keys_are_used_when_the_peer_has_them() -> None:
     assert HEADER.unpack_from(sending.outbox.views[0])[1] == 6
 
 
-def test_memory_is_bounded() -> None:
-    sending = link()
+def test_memory_is_bounded(engine: Engine) -> None:
+    sending = link(engine)
     for index in range(100):
         sending.set_session(index, index, KEY, KEY, confirm=True)
     sending.control.extend([b"frame"] * (3 * MAX_CONTROL))
@@ -163,9 +139,9 @@ def test_memory_is_bounded() -> None:
     assert (len(sending.sessions), len(sending.control), len(sending.handshakes)) == (3, MAX_CONTROL, 64)
 
 
-def test_a_dropped_session_leaves_nothing() -> None:
-    sending = link()
-    sending.lanes.append(Source(256).lane(1000))
+def test_a_dropped_session_leaves_nothing(engine: Engine) -> None:
+    sending = link(engine)
+    sending.lanes.append(Source(256).lane(engine, 1000))
     sending.control.append(b"frame")
     sending.routes[256] = lambda slot, row, now: None
     sending.drop_session()

@@ -13,8 +13,9 @@ from random import Random
 import pytest
 
 from anonnet.proto import orders as o
-from anonnet.proto.lane import PlaneLink, Skip, Take
+from anonnet.proto.lane import PlaneLink
 from anonnet.proto.plane import Plane
+from anonnet.proto.slots import Skip, Take
 from anonnet.sim.clock import MS, SECOND
 from anonnet.sim.world import World
 from anonnet.spec import ROUTE_NULL, SLOT_MASK

@@ -1,0 +1,163 @@
+/* The hot path in C. Each type has the interface of the Python class of the same name (proto/engine.py), which
+ * is its reference: read that first. All calls hold the GIL. Keys live in OpenSSL's contexts only, which wipe
+ * them when they are freed. */
+
+#ifndef ANONNET_NATIVE_H
+#define ANONNET_NATIVE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <stdint.h>
+#include <stdbool.h>
+#include <string.h>
+#include <structmember.h>
+
+#if OPENSSL_VERSION_NUMBER < 0x30000000L
+#error "OpenSSL 3.0 or later is needed"
+#endif
+
+/* docs/protocol.md sections 2 and 3; compared with anonnet/spec.py in the tests. */
+enum {
+    HEADER_LEN = 12,
+    TAG_LEN = 16,
+    CELL_HEADER_LEN = 8,
+    RECOGNISED_LEN = 16,
+    KEY_LEN = 32,
+    ROUTE_NULL = 0,
+    ROUTE_CONTROL = 1,
+    TYPE_FIRST_HANDSHAKE = 1,
+    TYPE_LAST_HANDSHAKE = 3,
+    STRIDE = 2048, /* proto/inbox.py */
+    WINDOW = 2048, /* crypto/replay.py; a multiple of 64 */
+};
+#define RATE_UNIT 1000000000000LL /* proto/orders.py */
+
+static inline uint32_t get32(const uint8_t *p)
+{
+    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
+
+static inline uint64_t get64(const uint8_t *p)
+{
+    return (uint64_t)get32(p) << 32 | get32(p + 4);
+}
+
+static inline void put32(uint8_t *p, uint32_t v)
+{
+    p[0] = (uint8_t)(v >> 24), p[1] = (uint8_t)(v >> 16), p[2] = (uint8_t)(v >> 8), p[3] = (uint8_t)v;
+}
+
+static inline void put64(uint8_t *p, uint64_t v)
+{
+    put32(p, (uint32_t)(v >> 32)), put32(p + 4, (uint32_t)v);
+}
+
+/* -- aead.c ------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    PyObject_HEAD
+    EVP_CIPHER_CTX *context;
+} AeadObject;
+
+extern PyTypeObject SealerType, OpenerType;
+
+/* Each returns 0, or -1 with an exception set; `aead_open` 1 when the datagram is forged. */
+int aead_init(void);
+int aead_seal(AeadObject *self, const uint8_t *nonce, const uint8_t *cell, size_t len, uint8_t *sealed);
+int aead_open(AeadObject *self, const uint8_t *nonce, const uint8_t *sealed, size_t len, uint8_t *cell);
+EVP_CIPHER_CTX *context_new(const EVP_CIPHER *cipher, const uint8_t *key, bool encrypt);
+int openssl_failed(void);
+int take_key(PyObject *object, const uint8_t **key);
+extern EVP_CIPHER *aes_gcm;
+
+/* -- layer.c ------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    PyObject_HEAD
+    EVP_CIPHER_CTX *hash, *block, *unblock, *stream;
+} LayerObject;
+
+extern PyTypeObject LayerType, OnionType;
+
+int layer_init(void);
+/* Bodies of `len` bytes, which may be the same; `len` is checked by who calls. 0, or -1 with an exception. */
+int layer_encipher(LayerObject *self, uint32_t slot, const uint8_t *source, uint8_t *target, size_t len);
+int layer_decipher(LayerObject *self, uint32_t slot, uint8_t *body, size_t len);
+bool recognised(const uint8_t *body);
+
+/* -- window.c ----------------------------------------------------------------------------------------- */
+
+typedef struct {
+    bool any;
+    uint64_t greatest;
+    uint64_t bits[WINDOW / 64]; /* by counter modulo WINDOW */
+} Window;
+
+typedef struct {
+    PyObject_HEAD
+    Window window;
+} ReplayWindowObject;
+
+extern PyTypeObject ReplayWindowType, SlotWindowType;
+
+bool window_accept(Window *window, uint64_t counter);
+PyObject *window_greatest(const Window *window);
+
+/* -- queue.c ------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *format;  /* of the rows that Python may want to see */
+    PyObject *rows;    /* list of CellRow over `block`, or NULL */
+    PyObject *memory;  /* bytearray */
+    Py_buffer block;   /* of `memory` */
+    size_t cell_len;
+    uint64_t *filled;
+    uint32_t mask, next;
+    long prefill, tick, ample, spacing;
+    double majority;
+    long long early, late, turn;
+    long long received, missing, slips;
+    bool synced, fresh, unsure;
+} QueueObject;
+
+extern PyTypeObject ForwardQueueType;
+
+int queue_init(void);
+uint8_t *queue_cell(QueueObject *self, uint32_t slot);
+PyObject *queue_row(QueueObject *self, uint32_t slot); /* new reference, or NULL with an exception */
+uint8_t *queue_claim(QueueObject *self, uint32_t slot); /* NULL: late, a duplicate or absurd */
+void queue_commit(QueueObject *self, uint32_t slot);
+typedef enum { TAKE_HOLD, TAKE_ABSENT, TAKE_CELL } Taken;
+Taken queue_take(QueueObject *self, long long tick, uint32_t *slot);
+
+/* -- transit.c ---------------------------------------------------------------------------------------- */
+
+extern PyTypeObject InletType, OutletType;
+
+/* A cell has come: `row` is the CellRow that holds `cell` (`len` bytes). 0, or -1 with an exception. */
+int inlet_receive(PyObject *self, uint32_t slot, PyObject *row, const uint8_t *cell, size_t len, long long now);
+
+/* The next cell due. Either `cell`, valid until the queue is touched again, or `row`, a new reference; or none. */
+typedef struct {
+    const uint8_t *cell;
+    size_t len;
+    PyObject *row;
+} Due;
+int outlet_take(PyObject *self, long long tick, Due *due);
+
+/* -- outbox.c, intake.c ------------------------------------------------------------------------------- */
+
+extern PyTypeObject LaneType, ReceiveSessionType, IntakeType;
+PyObject *outbox_fill(PyObject *module, PyObject *const *args, Py_ssize_t count);
+
+/* -- module.c ----------------------------------------------------------------------------------------- */
+
+/* Hold the memory of a CellRow's `cell`; at least headers and a byte. Release with PyBuffer_Release. */
+int row_cell(PyObject *row, Py_buffer *view);
+int object_buffer(PyObject *object, const char *name, Py_buffer *view);
+extern PyObject *invalid_tag, *rows_of;
+
+#endif

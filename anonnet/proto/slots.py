@@ -1,0 +1,69 @@
+"""Who gets the slots of a link's tick: lanes as they have earned, then control, then nulls.
+
+A *lane* is a route's share of a link's slots in one direction. It earns credit by the clock, a fixed
+amount each tick, and spends it on slots; a rate need not be a whole number of cells per tick, and links
+of different ticks carry the same route. What no lane is owed goes to the control channel and to nulls.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from anonnet.crypto.suite import Seal
+from anonnet.proto.inbox import Outbox
+from anonnet.proto.orders import RATE_UNIT
+from anonnet.wire.cell import CellRow
+from anonnet.wire.datagram import HEADER
+
+_header: Final = HEADER.pack_into
+
+Take = Callable[[int], CellRow | None]  # tick -> row, or None to leave the slot to others
+Skip = Callable[[int], None]  # slots that were due while this node stood still
+
+
+class Lane:
+    """A route's claim on a link's outgoing slots."""
+
+    __slots__ = ("credit", "per_tick", "route", "skip", "take")
+
+    def __init__(self, route: int, rate: int, tick_ns: int, take: Take, skip: Skip) -> None:
+        self.route = route
+        self.per_tick = rate * tick_ns  # in RATE_UNIT-ths of a cell
+        self.credit = 0
+        self.take = take
+        self.skip = skip
+
+
+def fill(
+    outbox: Outbox, position: int, lanes: Sequence[Lane], tick: int, seal: Seal, start: int, counter: int,
+    control: deque[bytes], control_cell: Callable[[], memoryview], null: memoryview,
+) -> None:  # fmt: skip
+    """Seal a cell into each place of the outbox from `position` on; their counters begin at `counter`.
+
+    `start` opens every header. `control_cell` makes a cell of what waits in `control`.
+    """
+    sealed, nonces, count = outbox.sealed, outbox.nonces, outbox.count
+    for lane in lanes:
+        credit = lane.credit + lane.per_tick
+        if credit < RATE_UNIT:
+            lane.credit = credit
+            continue
+        due = min(credit // RATE_UNIT, count - position)
+        lane.credit = min(credit - due * RATE_UNIT, RATE_UNIT + lane.per_tick)
+        for _ in range(due):
+            row = lane.take(tick)
+            if row is None:
+                break
+            nonce = nonces[position]
+            _header(nonce, 0, start, counter)
+            seal(nonce, row.cell, None, sealed[position])
+            counter += 1
+            position += 1
+    while position < count:
+        nonce = nonces[position]
+        _header(nonce, 0, start, counter)
+        seal(nonce, control_cell() if control else null, None, sealed[position])
+        counter += 1
+        position += 1
