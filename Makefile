@@ -23,6 +23,7 @@ PACKAGES := \
 	python3-dev      \
 	gcc              \
 	libc6-dev        \
+	libssl-dev       \
 	nftables         \
 	iproute2         \
 	procps           \
@@ -38,7 +39,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: help lab test pytest bench check packages venv clean
+.PHONY: help lab test pytest bench check packages environment venv clean
 
 help:
 	@sed -n 's/^# \?//; 1,/^$$/p' Makefile
@@ -75,7 +76,7 @@ packages:
 	fi
 
 # The stamp holds the checksum of pyproject.toml: times of files mean nothing in a fresh clone.
-venv: packages
+environment: packages
 	@stamp=$$(sha256sum pyproject.toml | cut -d' ' -f1); \
 	if [[ $$(cat $(VENV)/stamp 2>/dev/null || true) == "$$stamp" ]] && $(BIN)/python -c 'import anonnet' 2>/dev/null; then exit 0; fi; \
 	python=; \
@@ -89,6 +90,12 @@ venv: packages
 	$(BIN)/python -m pip install -q -e '.[dev]'; \
 	echo "$$stamp" > $(VENV)/stamp
 
+# The native data plane, built again when its sources have changed; what cannot be built is left to Python.
+venv: environment
+	@$(BIN)/python -c 'import sys; from anonnet import native; sys.exit(bool(native.trouble))' \
+	    || $(BIN)/python setup.py -q build_ext --inplace --force
+
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -f anonnet/_native.*.so
 	find anonnet tests -name __pycache__ -prune -exec rm -rf {} +

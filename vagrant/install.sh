@@ -3,7 +3,7 @@
 set -eu
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -q
-apt-get install -q -y --no-install-recommends python3-venv python3-dev gcc libc6-dev nftables iproute2 curl
+apt-get install -q -y --no-install-recommends python3-venv python3-dev gcc libc6-dev libssl-dev nftables iproute2 curl
 python3 -m venv /opt/anonnet
 /opt/anonnet/bin/pip install -q /anonnet
 ln -sf /opt/anonnet/bin/anonnet-tun /usr/local/bin/

@@ -36,9 +36,9 @@ def status(ctx: click.Context, config_path: Path, as_json: bool) -> None:
         _print_json(report)
     else:
         click.echo(SAYS[report.state])
-        for label, node in (("this node", report.id), ("exit", report.exit)):
-            if node is not None:
-                click.echo(f"{label:<12}{node}")
+        for label, value in (("this node", report.id), ("exit", report.exit), ("data plane", report.engine)):
+            if value is not None:
+                click.echo(f"{label:<12}{value}")
         for table in (_circuit_table(report.circuits), _link_table(report.links)):
             if table:
                 click.echo(f"\n{table}")

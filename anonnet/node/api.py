@@ -127,6 +127,7 @@ class Status(Struct, frozen=True):
     exit: str | None
     circuits: tuple[CircuitStatus, ...]
     links: tuple[LinkStatus, ...]
+    engine: str | None = None  # native or python: the inner loops of the data plane; None: not known yet
 
 
 class Circuits(Struct, frozen=True):

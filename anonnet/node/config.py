@@ -82,6 +82,12 @@ class DataPlaneSection(_Section, frozen=True):
 
     realtime_priority: Annotated[int, Meta(ge=0, le=99)] = 50  # SCHED_FIFO; 0 = off
     lock_memory: bool = True
+    native: Literal["auto"] | bool = "auto"
+
+    @property
+    def wants_native(self) -> bool | None:
+        """`native`; None: if it is there."""
+        return None if self.native == "auto" else bool(self.native)
 
 
 class ExitSection(_Section, frozen=True):

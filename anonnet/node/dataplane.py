@@ -14,17 +14,18 @@ from anonnet.net.driver import Driver
 from anonnet.node.config import Config
 from anonnet.node.pipe import OrderPipe
 from anonnet.node.privileges import User, become, cling
+from anonnet.proto.engine import Engine
 from anonnet.proto.plane import Plane
 
 
-def run(config: Config, suite: Suite, sockets: Mapping[tuple[str, int], socket.socket], end: socket.socket,
-        user: User | None, plane: type[Plane] = Plane) -> None:  # fmt: skip
+def run(config: Config, suite: Suite, engine: Engine, sockets: Mapping[tuple[str, int], socket.socket],
+        end: socket.socket, user: User | None, plane: type[Plane] = Plane) -> None:  # fmt: skip
     """Run until control says so or goes away."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C goes to the whole group; control decides when to end
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGTSTP, signal.SIG_IGN)
     core = plane(time.monotonic_ns(), os.urandom, randomised=config.links.interval == "randomised",
-                 suite=suite)  # fmt: skip
+                 suite=suite, engine=engine)  # fmt: skip
     driver = Driver(core, sockets, OrderPipe(end))
     cling(config.data_plane.realtime_priority, config.data_plane.lock_memory)
     become(user, keep_lock=config.data_plane.lock_memory)

@@ -19,6 +19,7 @@ from typing import Final
 
 import click
 
+from anonnet import native
 from anonnet.crypto.keys import load_keys
 from anonnet.crypto.suite import load_suite
 from anonnet.errors import AnonNetError, OperatorError
@@ -28,6 +29,7 @@ from anonnet.node.api import SOCKET_NAME
 from anonnet.node.config import Config
 from anonnet.node.peers import read_peers, require_link
 from anonnet.node.privileges import User, die_with_parent, find_user, require_cling
+from anonnet.proto.engine import choose
 from anonnet.proto.plane import Plane
 from anonnet.tun.apply import Session, apply_all
 from anonnet.tun.exit import gather_exit_facts, plan_exit
@@ -49,6 +51,8 @@ def run(config: Config, debug: bool, verbose: bool, plane: type[Plane] = Plane) 
         format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr,
     )  # fmt: skip
     suite = load_suite(config.node.suite)
+    engine = choose(suite, config.data_plane.wants_native)
+    log.info("data plane: %s%s", engine.name, f" ({native.trouble})" if native.trouble else "")
     keys = load_keys(config.node.state_dir)
     peers = read_peers(config, keys.node_id, "configuration")
     require_link(peers, "configuration")
@@ -78,7 +82,7 @@ def run(config: Config, debug: bool, verbose: bool, plane: type[Plane] = Plane) 
         # Each child closes the other's end, or neither would see that the other has ended.
         def data_plane() -> None:
             for_control.close()
-            dataplane.run(config, suite, sockets, for_plane, user, plane)
+            dataplane.run(config, suite, engine, sockets, for_plane, user, plane)
 
         def control_plane() -> int:
             for_plane.close()

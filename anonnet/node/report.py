@@ -57,6 +57,7 @@ def status(control: Control) -> api.Status:
         exit=next((circuit.exit for circuit in found if circuit.exit), None),
         circuits=found,
         links=tuple(_link(control, handle, link) for handle, link in control.node.links.items()),
+        engine=control.node.stats.engine if control.node.stats else None,
     )
 
 

@@ -297,6 +297,7 @@ class Stats(Report, frozen=True):
     routes: list[RouteStats]
     packets_dropped: int
     tun_packets: int
+    engine: str = ""  # what its hot path is made of: proto.engine
     keys: list[int] = []  # what is kept apart in each of the host's circuits, in order of number
 
 

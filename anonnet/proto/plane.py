@@ -133,7 +133,8 @@ class Plane:
             routes.append(o.RouteStats(route.handle, received, missing, sum(q.slips for q in queues)))
         dropped = self._unroutable + sum(c.dropped for c in self._circuits.values())
         links = [link.stats() for link in self.links.values()]
-        return o.Stats(now, links, routes, dropped, self._tun_packets, self._callers.counts)
+        return o.Stats(now, links, routes, dropped, self._tun_packets, self.engine.name,
+                       self._callers.counts)  # fmt: skip
 
     # -- packets ----------------------------------------------------------------------------------
 
