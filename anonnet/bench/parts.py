@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from anonnet.bench.planes import LEFT, RIGHT, Site, join, lay_route, layer_keys
-from anonnet.crypto.onion import Layer
 from anonnet.proto import orders as o
+from anonnet.proto.engine import Engine, choose
 from anonnet.proto.inbox import STRIDE, Inbox
 from anonnet.proto.plane import Plane
 from anonnet.proto.profile import Schedule
@@ -66,8 +66,8 @@ class Wire:
 class Chain:
     """Caller, relay and exit, one tick at a time."""
 
-    def __init__(self, fmt: Format) -> None:
-        self.caller, self.relay, self.exit = (Plane(0, os.urandom) for _ in range(3))
+    def __init__(self, fmt: Format, engine: Engine | None = None) -> None:
+        self.caller, self.relay, self.exit = (Plane(0, os.urandom, engine=engine) for _ in range(3))
         lay_route(self.caller, self.relay, self.exit, fmt, SCHEDULE, SITE)
         self._in = Wire(self.caller, LEFT, self.relay), Wire(self.exit, RIGHT, self.relay)
         self._out = Wire(self.relay, LEFT, self.caller), Wire(self.relay, RIGHT, self.exit)
@@ -139,7 +139,7 @@ def _nulls(fmt: Format, ticks: int) -> tuple[float, float]:
 
 
 def _layers(fmt: Format, ticks: int) -> tuple[float, float]:
-    layer, (row,) = Layer(layer_keys()), rows(fmt, 1)
+    layer, (row,) = choose().layer(layer_keys()), rows(fmt, 1)
     encipher = _median_us(lambda: [layer.encipher(slot, row, row) for slot in range(CELLS)], ticks)
     decipher = _median_us(lambda: [layer.decipher(slot, row) for slot in range(CELLS)], ticks)
     return encipher, decipher

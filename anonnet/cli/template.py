@@ -83,7 +83,7 @@ interval = "fixed"               # or "randomised": intervals drawn independentl
 [data_plane]
 realtime_priority = 50           # SCHED_FIFO, 1 to 99; 0 = off, and a busy host then shows in the timing
 lock_memory = true               # no page fault in the middle of a tick, no keys in swap
-native = "auto"                  # inner loops in C if they were built; true: refuse to do without, false: Python
+native = "auto"                  # inner loops in C, if they were built; true: not without, false: in Python
 
 [exit]
 enabled = $exit                  # forward callers' traffic to the Internet, from this host's address

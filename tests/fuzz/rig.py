@@ -16,6 +16,7 @@ from anonnet.crypto.suite import ANONNET_2026
 from anonnet.ids import RouteId
 from anonnet.proto import orders as o
 from anonnet.proto.caller import OwnRoute, Watcher, Wish
+from anonnet.proto.engine import Engine
 from anonnet.proto.exits import ExitCircuits
 from anonnet.proto.inbox import Inbox
 from anonnet.proto.link import Link, LinkPeer, LinkState
@@ -43,7 +44,7 @@ OWN_CIRCUIT: Final = 10**9  # a handle that no circuit of others has
 class Rig:
     """The node, what its neighbours know, and their ends of the reliable channels."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: Engine | None = None) -> None:
         self.random = stdlib_random.Random(1)
         self.now = START
         self.keys = {name: NodeKeys.generate() for name in ("node", "left", "right")}
@@ -53,7 +54,7 @@ class Rig:
         exits = ExitCircuits(IPv4Network("100.127.0.0/16"), IPv6Network("fd00::/64"))
         self.node = Node(identity, ANONNET_2026, self.known, exits, self.random.randbytes,
                          lambda: tai64n(self.now), TimestampGuard())  # fmt: skip
-        self.plane = Plane(self.now, self.random.randbytes)
+        self.plane = Plane(self.now, self.random.randbytes, engine=engine)
         schedule = PROFILE.schedule("raw", 4)
         for index, name in enumerate(("left", "right"), start=1):
             keys, endpoint = self.keys[name], o.Endpoint("raw", f"10.{index}.0.1", 0)
