@@ -14,7 +14,7 @@ from anonnet.errors import OperatorError
 from anonnet.native.sources import fingerprint, sources
 
 OVERRIDE: Final = "ANONNET_NATIVE"  # auto, true, false: for tests and comparisons
-HINT: Final = "build it (make venv, or pip install again; it needs gcc, python3-dev and libssl-dev)"
+HINT: Final = "build it: python setup.py build_ext --inplace (it needs gcc, python3-dev, libssl-dev)"
 
 
 def _load() -> tuple[ModuleType | None, str]:

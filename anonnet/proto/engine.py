@@ -23,7 +23,7 @@ from anonnet.proto.window import SlotWindow
 from anonnet.spec import Format
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Engine:
     """One set of parts. They are made for each other: none goes with another set's."""
 
@@ -41,6 +41,9 @@ class Engine:
     fill: Callable[..., None]
     session: type[ReceiveSession]
     intake: type[Intake]
+
+    def __repr__(self) -> str:
+        return self.name
 
 
 def python(suite: Suite) -> Engine:

@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 from cryptography.exceptions import InvalidTag
 from hypothesis import given, settings
@@ -239,7 +240,8 @@ class Twins:
         assert reports[0] == reports[1]
         views = [
             (
-                plane._stats(self.now), plane.to_tun, plane.strays, plane._intake.unknown,
+                msgspec.structs.replace(plane._stats(self.now), engine=""),
+                plane.to_tun, plane.strays, plane._intake.unknown,
                 [(list(k.sessions), k.endpoint, k.last_received, [x.credit for x in k.lanes], len(k.control))
                  for k in plane.links.values()],
             )
