@@ -117,7 +117,7 @@ typedef struct {
     uint64_t *filled;
     uint32_t mask, next;
     long prefill, tick, ample, spacing;
-    double majority;
+    double majority, stall;
     long long early, late, turn;
     long long received, missing, slips;
     bool synced, fresh, unsure;

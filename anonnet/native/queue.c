@@ -111,12 +111,12 @@ static void queue_dealloc(PyObject *object)
 
 static PyObject *queue_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"fmt", "capacity", "prefill", "tick", "ample", "majority", "spacing", NULL};
+    static char *names[] = {"fmt", "capacity", "prefill", "tick", "ample", "majority", "stall", "spacing", NULL};
     PyObject *format;
     long capacity, prefill, tick, ample, spacing;
-    double majority;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Olllldl", names, &format, &capacity, &prefill, &tick, &ample,
-                                     &majority, &spacing))
+    double majority, stall;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Ollllddl", names, &format, &capacity, &prefill, &tick, &ample,
+                                     &majority, &stall, &spacing))
         return NULL;
     if (capacity < 1 || capacity > MAX_CAPACITY || capacity & (capacity - 1) || prefill < 1 || prefill > capacity ||
         tick < 1 || tick > capacity || ample < 1 || ample > 4 * capacity || spacing < 1 || spacing > INT32_MAX) {
@@ -150,7 +150,7 @@ static PyObject *queue_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     memset(self->block.buf, 0, (size_t)self->block.len);
     self->mask = (uint32_t)capacity - 1;
     self->prefill = prefill, self->tick = tick, self->ample = ample, self->spacing = spacing;
-    self->majority = majority;
+    self->majority = majority, self->stall = stall;
     self->fresh = self->unsure = true;
     return (PyObject *)self;
 }
@@ -212,10 +212,13 @@ static PyObject *queue_py_skip(PyObject *object, PyObject *argument)
 {
     QueueObject *self = (QueueObject *)object;
     uint32_t slots;
-    if (any_slot(argument, &slots) < 0)
+    double count = PyLong_AsDouble(argument);
+    if ((count == -1.0 && PyErr_Occurred()) || any_slot(argument, &slots) < 0)
         return NULL;
     if (self->synced)
         self->next += slots;
+    if (count > self->stall)
+        self->late = self->early = 0;
     Py_RETURN_NONE;
 }
 

@@ -40,6 +40,7 @@ class Sizes(NamedTuple):
     tick: int
     ample: int
     majority: float
+    stall: float  # skipping more than this begins the count for a slip anew
 
     @classmethod
     def of(cls, per_tick: float) -> Sizes:
@@ -48,17 +49,19 @@ class Sizes(NamedTuple):
         tick = max(1, round(per_tick))
         ample = prefill + 2 * tick  # to skip at less would undo a hold by the next slip
         capacity = 1 << max(3, int(DEPTH_TICKS * per_tick + prefill).bit_length())
-        return cls(capacity, prefill, tick, ample, SLIP_SPACING * per_tick / 2)
+        majority = SLIP_SPACING * per_tick / 2
+        return cls(capacity, prefill, tick, ample, majority, majority * LONG_STALL)
 
 
 class ForwardQueue:
     """Ring of preallocated cells of one route and direction; sizes in cells."""
 
-    __slots__ = ("_ample", "_early", "_filled", "_fresh", "_late", "_majority", "_mask", "_rows", "_synced",
-                 "_tick", "_turn", "_unsure", "missing", "next", "prefill", "received", "slips")  # fmt: skip
+    __slots__ = ("_ample", "_early", "_filled", "_fresh", "_late", "_majority", "_mask", "_rows", "_stall",
+                 "_synced", "_tick", "_turn", "_unsure", "missing", "next", "prefill", "received",
+                 "slips")  # fmt: skip
 
     def __init__(self, fmt: Format, per_tick: float) -> None:
-        capacity, self.prefill, self._tick, self._ample, self._majority = Sizes.of(per_tick)
+        capacity, self.prefill, self._tick, self._ample, self._majority, self._stall = Sizes.of(per_tick)
         self._rows = rows(fmt, capacity)
         self._filled = [_EMPTY] * capacity
         self._mask = capacity - 1
@@ -123,7 +126,7 @@ class ForwardQueue:
         """This node stood still for so many slots: they are not sent, and not sent later."""
         if self._synced:
             self.next = (self.next + slots) & SLOT_MASK
-        if slots > self._majority * LONG_STALL:  # what piled up meanwhile seemed early, and was not
+        if slots > self._stall:  # what piled up meanwhile seemed early, and was not
             self._late = self._early = 0
 
     def _slip(self) -> bool:

@@ -74,6 +74,33 @@ def test_always_as_many_datagrams_whatever_there_is(engine: Engine) -> None:
     assert tick(sending) == [0] * 6, "a hold leaves its slots to nulls"
 
 
+def test_what_control_has_to_say_goes_before_a_new_route(engine: Engine) -> None:
+    """CREATED, for one, or the route that it is about would leave it one slot in 32."""
+    sending = link(engine, cells=1)
+    sending.control.extend([b"frame"] * 3)
+    sending.add_lane(Source(256).lane(engine, 200_000))  # all there is
+    assert [tick(sending) for _ in range(6)] == [[1], [1], [1], [256], [256], [256]]
+
+
+def test_a_new_route_does_not_wait_for_ever(engine: Engine) -> None:
+    sending = link(engine, cells=1)
+    sending.control.extend([b"frame"] * 100)
+    sending.add_lane(Source(256).lane(engine, 200_000))
+    assert [tick(sending)[0] for _ in range(CONTROL_FIRST + 5)] == [1] * CONTROL_FIRST + [256] * 5
+
+
+def test_a_new_route_that_waits_when_ticks_are_skipped_loses_no_slots_that_it_had_not(engine: Engine) -> None:
+    sending = link(engine, cells=1)
+    source = Source(256)
+    sending.control.extend([b"frame"] * 5)
+    sending.add_lane(source.lane(engine, 200_000))
+    assert tick(sending) == [1]
+    sending.beat.advance(sending.beat.deadline + 2 * TICK)
+    assert tick(sending) == [1]
+    assert source.skipped == 0
+    assert tick(sending) == [256]
+
+
 def test_without_a_session_only_handshakes(engine: Engine) -> None:
     sending = link(engine, session=False)
     sending.prepare()
