@@ -49,6 +49,7 @@ MAX_FLOWS: Final = 16_384
 # that this node opens for others.
 CLASSES: Final = range(1, 32)
 
+_PLAIN4_LEN: Final = 24  # a header without options, and ports
 _SCTP: Final = 132
 _WITH_PORTS: Final = {TCP, UDP, DCCP, UDP_LITE, _SCTP}  # source and destination, in the first four bytes
 _ECHOES: Final = {ICMP: {0, 8}, ICMP6: {128, 129}}  # types of echoes and their replies: an id at byte 4
@@ -154,6 +155,16 @@ def _flow(packet: Packet, *, away: bool) -> bytes | None:
     `away`: it is the host's own. Of an ICMP error that is not, the flow is that of the packet it embeds.
     None: malformed, or an error that the host sends, which nothing answers.
     """
+    if len(packet) < _PLAIN4_LEN or packet[0] != 0x45 or packet[9] not in _WITH_PORTS:
+        return _any_flow(packet, away)
+    if packet[6] & 0x3F or packet[7]:
+        return _any_flow(packet, away)  # a fragment
+    if away:
+        return b"".join((packet[16:24], packet[9:10]))
+    return b"".join((packet[12:16], packet[22:24], packet[20:22], packet[9:10]))
+
+
+def _any_flow(packet: Packet, away: bool) -> bytes | None:
     size = len(packet)
     version = packet[0] >> 4 if size else 0
     if version == 4 and size >= HEAD4.size:
@@ -171,19 +182,19 @@ def _flow(packet: Packet, *, away: bool) -> bytes | None:
     else:
         return None
     upper = memoryview(packet)[at:]
-    head = other + bytes([protocol])
+    which = bytes([protocol])
     if protocol in _WITH_PORTS:
         if len(upper) < 4:
             return None
-        return head + (bytes(upper[:4]) if away else bytes(upper[2:4]) + bytes(upper[:2]))
+        return other + (bytes(upper[:4]) if away else bytes(upper[2:4]) + bytes(upper[:2])) + which
     if protocol in _ECHOES:
         if len(upper) < ICMP_HEADER_LEN:
             return None
         if upper[0] in _ECHOES[protocol]:
-            return head + bytes(upper[4:6])
+            return other + bytes(upper[4:6]) + which
         if upper[0] in (ERRORS4 if protocol == ICMP else ERRORS6):
             return None if away else _flow(upper[ICMP_HEADER_LEN:], away=True)
-    return head
+    return other + which
 
 
 def _piece(packet: Packet) -> bytes | None:

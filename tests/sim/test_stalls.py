@@ -72,7 +72,7 @@ def test_a_stall_moves_no_queue(length: int) -> None:
     """Cells that piled up meanwhile come in at once, long before their turn: no reason to slip."""
     world = chain()
     up(world)
-    world.run(SECOND)
+    world.run(5 * SECOND)  # a new queue may slip once, to where its cells come
     relays = (world.nodes[name].plane for name in ("r1", "r2"))
     queues = [queue for plane in relays for route in plane._routes.values() for queue in route.queues]
     assert len(queues) == 4
