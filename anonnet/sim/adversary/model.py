@@ -76,6 +76,9 @@ class Policy:
     in_turn: bool = True
 
 
+EXITS: Final = Kept(2, GUARD_DAYS)  # as recommended in docs/adversary.md
+
+
 def guards(routes: int) -> Kept:
     """Return the guards of a circuit, as `proto.guards` keeps them."""
     return Kept(guards_wanted(routes), GUARD_DAYS)

@@ -51,15 +51,6 @@ def killed_until_corrupt(c: float, tries: float) -> float:
     return some(c, tries)
 
 
-def stands(c: float, hops: int) -> float:
-    """Return how much of what stands is compromised, all relays drawn anew, if all that is not is killed.
-
-    After Borisov et al. 2007: c^2 of all routes are held at both ends, (1 - c)^hops hold no corrupt relay.
-    """
-    held, clean = c**2, (1 - c) ** hops
-    return held / (held + clean)
-
-
 def guard_found(c: float, routes_a_day: float, days: float) -> float:
     """Return the chance that a corrupt exit learns a guard of a circuit: a corrupt second hop saw it.
 

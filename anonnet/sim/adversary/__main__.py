@@ -1,0 +1,37 @@
+"""Print the table of docs/adversary.md, or draw its figures: python -m anonnet.sim.adversary [--plot DIR]."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from anonnet.sim.adversary import figures
+from anonnet.sim.adversary.model import DAYS, Attack
+
+
+def main() -> None:
+    """Do what the arguments ask for."""
+    parser = argparse.ArgumentParser(prog="python -m anonnet.sim.adversary", description=__doc__)
+    parser.add_argument("--plot", type=Path, metavar="DIR", help="draw the figures into DIR, as SVG")
+    parser.add_argument(
+        "--callers", type=int, default=figures.CALLERS, help="for each share of corrupt relays"
+    )
+    arguments = parser.parse_args()
+    if arguments.plot:
+        for path in figures.draw(arguments.plot, arguments.callers):
+            print(path)
+        return
+    print("| routes | attack | policy | ever compromised | share of time | service | builds a day | exits |")
+    print("|---|---|---|---|---|---|---|---|")
+    for routes in (1, 2, 3):
+        for attack in Attack:
+            months = figures.played(figures.policies(routes), attack, [figures.AMONG], arguments.callers)
+            for name, (month,) in months.items():
+                shares = (month.ever, month.compromised, month.up)
+                counts = month.builds.mean() / DAYS, month.exits.mean()
+                cells = [f"{100 * share.mean():.2f} %" for share in shares] + [f"{n:.0f}" for n in counts]
+                print(f"| {routes} | {attack.value} | {name} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
