@@ -94,7 +94,7 @@ def test_an_honest_guard_that_gets_its_turn_keeps_the_exit() -> None:
 
 @pytest.fixture(scope="module")
 def weeks() -> dict[str, Month]:
-    """A week of two routes in a network of 500, a tenth corrupt; corrupt exits wait, honest ones fail daily."""
+    """A week of two routes, a tenth of all relays corrupt; corrupt exits wait, honest relays fail daily."""
     network = Network(up_days=1.5)
     return {
         name: play(policy, network, Attack.WAIT, callers(0.1, 700), seed=7, days=7)

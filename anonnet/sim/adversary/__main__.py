@@ -24,9 +24,11 @@ def main() -> None:
     print("| routes | attack | policy | ever compromised | share of time | service | builds a day | exits |")
     print("|---|---|---|---|---|---|---|---|")
     for routes in (1, 2, 3):
+        compared = figures.policies(routes)
         for attack in Attack:
-            months = figures.played(figures.policies(routes), attack, [figures.AMONG], arguments.callers)
-            for name, (month,) in months.items():
+            cases = [(policy, attack) for policy in compared.values()]
+            months = figures.played(cases, [figures.AMONG], arguments.callers)
+            for name, (month,) in zip(compared, months, strict=True):
                 shares = (month.ever, month.compromised, month.up)
                 counts = month.builds.mean() / DAYS, month.exits.mean()
                 cells = [f"{100 * share.mean():.2f} %" for share in shares] + [f"{n:.0f}" for n in counts]
