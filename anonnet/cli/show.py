@@ -39,12 +39,18 @@ def status(ctx: click.Context, config_path: Path, as_json: bool) -> None:
         for label, value in (("this node", report.id), ("exit", report.exit), ("data plane", report.engine)):
             if value is not None:
                 click.echo(f"{label:<12}{value}")
-        for table in (_circuit_table(report.circuits), _link_table(report.links)):
+        kept = [("guard", report.guards), ("exit", report.exits)]
+        tables = [_table(f"{what} days state", [(k.id[:8], k.days_left, k.state) for k in found])
+                  for what, found in kept]  # fmt: skip
+        for table in (_circuit_table(report.circuits), *tables, _link_table(report.links)):
             if table:
                 click.echo(f"\n{table}")
         for circuit in report.circuits:
             if circuit.trouble:
                 click.echo(f"circuit {circuit.id}: {circuit.trouble}")
+            if circuit.next_build_s > 1:
+                wait = f"the next one is built in {circuit.next_build_s:.0f} s"
+                click.echo(f"circuit {circuit.id}: many of its routes have died; {wait}")
         for link in report.links:
             if link.trouble:
                 click.echo(f"link with {link.peer[:8]}: {link.trouble}")

@@ -105,6 +105,7 @@ hops = 3                         # relays and exit of a route
 routes = 1                       # of a circuit, through different relays to one exit
 redundancy = "stripe"            # or "mirror" (each cell over every route), or "2-of-n" (parity)
 exit = "auto"                    # or the id of one node
+exclude = []                     # ids or networks of nodes that must be no part of any route
 circuits = 1                     # at once; each has routes of its own, and an address of its own at its exit
 isolate = "off"                  # with several: what shares none; "destination", or "user" (of this host)
 distinct_exits = "auto"          # an exit for each circuit: auto = while there are enough; true, false

@@ -6,6 +6,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Final, Literal
 
@@ -55,6 +56,7 @@ class Steps:
 @config_option
 @click.option("--wait", default=60.0, show_default=True, type=click.FloatRange(1), help="Seconds to try for.")
 @click.option("--exit", "exit_", help="Id of the exit, or auto.")
+@click.option("--exclude", multiple=True, help="Id, name or network of nodes to keep out; repeatable.")
 @click.option("--hops", type=click.IntRange(1, 16), help="Relays and exit of a route.")
 @click.option("--routes", type=click.IntRange(1, 8), help="Routes of the circuit, through different relays.")
 @click.option("--redundancy", help="stripe, mirror, or 2-of-n over the routes.")
@@ -63,9 +65,9 @@ class Steps:
 @click.option("--distinct-exits", type=click.Choice(list(DISTINCT)), help="An exit for each circuit.")
 @click.option("-v", "--verbose", is_flag=True, help="Show every change to this host.")
 def up(
-    config_path: Path, wait: float, exit_: str | None, hops: int | None, routes: int | None,
-    redundancy: str | None, circuits: int | None, isolate: str | None, distinct_exits: str | None,
-    verbose: bool,
+    config_path: Path, wait: float, exit_: str | None, exclude: tuple[str, ...], hops: int | None,
+    routes: int | None, redundancy: str | None, circuits: int | None, isolate: str | None,
+    distinct_exits: str | None, verbose: bool,
 ) -> None:  # fmt: skip
     """Carry all of this host's traffic through the network.
 
@@ -82,7 +84,8 @@ def up(
     deadline = time.monotonic() + wait
     exit_id = exit_ if exit_ in (None, "auto") else find_node(peers, exit_)
     distinct = DISTINCT[distinct_exits] if distinct_exits else None
-    request = api.Up(exit_id, hops, routes, redundancy, wait, circuits, isolate, distinct)
+    excluded = tuple(text if _is_network(text) else find_node(peers, text) for text in exclude)
+    request = api.Up(exit_id, hops, routes, redundancy, wait, circuits, isolate, distinct, excluded)
     users = Isolation(isolate or config.caller.isolate) is Isolation.USER
     settings = up_settings(config, peers, users)
     client = Client(config.node.run_dir)
@@ -140,6 +143,14 @@ def _check(config: Config, steps: Steps, deadline: float) -> None:
 def _through(circuit: api.CircuitStatus) -> str:
     """Return the routes of a circuit, for people."""
     return ", ".join(show_hops(route) for route in circuit.routes) or "no route"
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ip_network(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _silent(_line: str) -> None:

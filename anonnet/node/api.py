@@ -55,6 +55,7 @@ class Up(Struct, frozen=True, tag="up"):
     circuits: int | None = None
     isolate: str | None = None  # off, destination or user
     distinct_exits: bool | Literal["auto"] | None = None
+    exclude: tuple[str, ...] = ()  # node ids and networks, beside those of the configuration
 
 
 class Down(Struct, frozen=True, tag="down"):
@@ -99,6 +100,8 @@ class CircuitStatus(Struct, frozen=True):
     state: str = ""  # down, connecting or up
     trouble: str = ""  # why it is not up, for a person
     keys: int = 0  # destinations or users whose traffic goes through it, when isolating
+    builds_left: int = 0  # routes that may be begun without waiting long
+    next_build_s: float = 0  # how long a route that is missing must wait for that
 
 
 class LinkStatus(Struct, frozen=True):
@@ -118,6 +121,14 @@ class LinkStatus(Struct, frozen=True):
     trouble: str = ""  # why it is not up, for a person
 
 
+class KeptStatus(Struct, frozen=True):
+    """A guard or an exit that this host has drawn and keeps, in order of drawing."""
+
+    id: str
+    days_left: int
+    state: Literal["up", "down", "failing", "unlisted"]  # failing: used for want of others only
+
+
 class Status(Struct, frozen=True):
     """What `status --json` prints; fields may be added at the end, none renamed while `schema` is 1."""
 
@@ -128,6 +139,8 @@ class Status(Struct, frozen=True):
     circuits: tuple[CircuitStatus, ...]
     links: tuple[LinkStatus, ...]
     engine: str | None = None  # native or python: the inner loops of the data plane; None: not known yet
+    guards: tuple[KeptStatus, ...] = ()  # none are drawn before the first circuit
+    exits: tuple[KeptStatus, ...] = ()  # nor any when the exit is the operator's choice
 
 
 class Circuits(Struct, frozen=True):

@@ -114,6 +114,7 @@ class CallerSection(_Section, frozen=True):
     routes: Annotated[int, Meta(ge=1, le=8)] = 1
     redundancy: str = "stripe"
     exit: str = "auto"
+    exclude: tuple[str, ...] = ()
     circuits: Annotated[int, Meta(ge=1, le=MAX_CIRCUITS)] = 1
     isolate: Literal["off", "destination", "user"] = "off"
     distinct_exits: bool | Literal["auto"] = "auto"
@@ -236,6 +237,7 @@ def _texts(config: Config) -> Iterator[tuple[str, Callable[[str], object], str]]
         ("exit.allow", ip_network, exit_.allow),
         ("exit.deny", ip_network, exit_.deny),
         ("caller.lan", ip_network, caller.lan),
+        ("caller.exclude", _read_excluded, caller.exclude),
     ]
     for key, read, texts in lists:
         yield from ((f"{key}[{index}]", read, text) for index, text in enumerate(texts))
@@ -253,6 +255,16 @@ def _texts(config: Config) -> Iterator[tuple[str, Callable[[str], object], str]]
             yield f"peers[{index}].profile", parse_profile, peer.profile
         if peer.address is not None:
             yield f"peers[{index}].address", parse_address, peer.address
+
+
+def _read_excluded(text: str) -> None:
+    try:
+        parse_node_id(text)
+    except Malformed:
+        try:
+            ip_network(text)
+        except ValueError:
+            raise ValueError("write ids of nodes, or networks such as 198.51.100.0/24") from None
 
 
 def _read_name(text: str) -> None:

@@ -20,7 +20,9 @@ from anonnet.crypto.keys import NodeKeys
 from anonnet.crypto.suite import Suite
 from anonnet.errors import OperatorError
 from anonnet.ids import short
+from anonnet.node import kept
 from anonnet.node.config import Config
+from anonnet.node.files import replace
 from anonnet.node.peers import Peer
 from anonnet.node.pipe import ReportPipe
 from anonnet.node.privileges import User
@@ -75,7 +77,8 @@ class Control:
         identity = Identity(given.keys.node_id, given.keys.link, given.keys.link_public, given.keys.onion)
         known = {peer.descriptor.node_id: _known(peer) for peer in given.peers}
         self.node = Node(identity, given.suite, known, pool, os.urandom,
-                         self._timestamp, self._guard, given.config.caller.share)  # fmt: skip
+                         self._timestamp, self._guard, given.config.caller.share,
+                         kept.load(given.guard_dir, known))  # fmt: skip
         for peer in given.peers:
             if peer.link:
                 self.node.add_link(link_peer(peer, given.transports), self.now())
@@ -98,7 +101,7 @@ class Control:
         now = tai64n(time.time_ns())
         later = (int.from_bytes(self._stamped, "big") + 1).to_bytes(len(now), "big")
         self._stamped = max(now, later)
-        _replace(path, self._stamped.hex())
+        replace(path, self._stamped.hex())
         return self._stamped
 
     def attach(self, role: str, descriptor: int) -> None:
@@ -114,7 +117,8 @@ class Control:
         self.node.on_deadline(self.now())
         if self.node.guard_changed:  # before the answer goes out
             self.node.guard_changed = False
-            _replace(self._given.guard_dir / GUARD_NAME, json.dumps(self._guard.to_dict()))
+            replace(self._given.guard_dir / GUARD_NAME, json.dumps(self._guard.to_dict()))
+        kept.save_changes(self._given.guard_dir, self.node.ends)
         orders = self.node.take_orders()
         if orders:
             self._pipe.send(orders)
@@ -203,16 +207,3 @@ def _load_guard(path: Path) -> TimestampGuard:
     except (OSError, ValueError, KeyError, AttributeError) as error:
         hint = f"remove it; an old handshake may then be replayed once ({error})"
         raise OperatorError(f"{path} is damaged", hint) from None
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all; a full disk is said and survived."""
-    fresh = path.with_suffix(".new")
-    try:
-        with fresh.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    except OSError as error:
-        log.error("cannot write %s: %s; free space or mend its permissions", path, error.strerror)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from ipaddress import ip_network
 
 from anonnet.crypto.suite import SUITE_CODES, suite_text
 from anonnet.errors import ConfigError, Malformed, OperatorError
-from anonnet.ids import NodeId, node_id_text, short
+from anonnet.ids import NodeId, node_id_text, parse_node_id, short
 from anonnet.node.config import Config
+from anonnet.proto.path import Exclusion
 from anonnet.proto.profile import Profile, parse_profile
 from anonnet.wire.descriptor import Address, Descriptor, Transport, parse_invite
 
@@ -53,6 +56,17 @@ def read_peers(config: Config, own: NodeId | None, source: str) -> list[Peer]:
             raise ConfigError(what, "all nodes of a network must set the same node.suite")
         peers.append(Peer(descriptor, section.link, transport, address, profile))
     return peers
+
+
+def parse_exclusion(texts: Iterable[str]) -> Exclusion:
+    """Read node ids and networks; raise Malformed or ValueError."""
+    ids, networks = set(), set()
+    for text in texts:
+        try:
+            ids.add(parse_node_id(text))
+        except Malformed:
+            networks.add(ip_network(text))
+    return Exclusion(frozenset(ids), frozenset(networks))
 
 
 def require_link(peers: list[Peer], source: str) -> None:

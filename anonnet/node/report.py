@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Literal
 
 from anonnet.errors import OperatorError
 from anonnet.ids import NodeId, node_id_text
@@ -10,10 +11,12 @@ from anonnet.node import api
 from anonnet.node.address import address_text
 from anonnet.node.control import Control
 from anonnet.node.invite import own_invite
+from anonnet.node.kept import today
 from anonnet.node.peers import find_node
 from anonnet.proto.caller import OwnRoute
 from anonnet.proto.isolation import Isolation
 from anonnet.proto.keeper import CircuitState
+from anonnet.proto.kept import Kept, KeptNodes
 from anonnet.proto.link import Link
 from anonnet.proto.orders import RATE_UNIT, LinkStats
 
@@ -37,7 +40,11 @@ def circuits(control: Control) -> tuple[api.CircuitStatus, ...]:
         trouble = "" if keeper.state is CircuitState.UP else keeper.trouble
         exit_ = routes[0].hops[-1] if routes else ""
         keys = counts.get(keeper.number, 0)
-        found.append(api.CircuitStatus(keeper.number, exit_, routes, keeper.state.value, trouble, keys))
+        now = control.now()
+        found.append(api.CircuitStatus(
+            keeper.number, exit_, routes, keeper.state.value, trouble, keys,
+            keeper.budget.left(now), round(keeper.waits(now) / 1e9, 1),
+        ))  # fmt: skip
     return tuple(found)
 
 
@@ -58,7 +65,24 @@ def status(control: Control) -> api.Status:
         circuits=found,
         links=tuple(_link(control, handle, link) for handle, link in control.node.links.items()),
         engine=control.node.stats.engine if control.node.stats else None,
+        guards=_kept(control, control.node.ends.guards),
+        exits=_kept(control, control.node.ends.exits),
     )
+
+
+def _kept(control: Control, nodes: KeptNodes) -> tuple[api.KeptStatus, ...]:
+    """Return guards or exits; of an exit it is not known whether it can be reached."""
+    links = {neighbour.node_id: neighbour.up for neighbour in control.node.neighbours}
+    is_guard, now, day = nodes is control.node.ends.guards, control.now(), today()
+
+    def state(one: Kept) -> Literal["up", "down", "failing", "unlisted"]:
+        if one.unlisted is not None:
+            return "unlisted"
+        if is_guard and not links.get(one.node_id, False):
+            return "down"
+        return "failing" if one.retry_at > now else "up"
+
+    return tuple(api.KeptStatus(node_id_text(k.node_id), k.expires - day, state(k)) for k in nodes)
 
 
 def _link(control: Control, handle: int, link: Link) -> api.LinkStatus:

@@ -15,6 +15,7 @@ import msgspec
 from anonnet.errors import OperatorError
 from anonnet.node import api, report
 from anonnet.node.control import Control
+from anonnet.node.peers import parse_exclusion
 from anonnet.node.probe import Probe
 from anonnet.proto.isolation import Isolation, check_isolation
 from anonnet.proto.keepers import Wanted
@@ -159,11 +160,14 @@ class Service:
             request.circuits or caller.circuits,
             Isolation(request.isolate or caller.isolate),
             distinct,
+            parse_exclusion([*caller.exclude, *request.exclude]),
         )
         check_isolation(wanted.isolate, wanted.circuits)
         if wanted.exit_id is not None and wanted.circuits > 1 and wanted.distinct_exits is True:
             hint = 'set distinct_exits to "auto", or exit to auto'
             raise OperatorError("one exit was asked for, and one for each circuit", hint)
+        if wanted.exit_id is not None and wanted.excluded.covers(self._control.node.nodes[wanted.exit_id]):
+            raise OperatorError("the exit asked for is excluded", "see [caller] exclude, and --exclude")
         return wanted
 
     def _give_up(self, before: Wanted | None) -> None:

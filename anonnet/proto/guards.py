@@ -1,48 +1,35 @@
-"""Entry guards: the few neighbours with which this host's routes begin, kept for months.
+"""Guards and exits of this host: the two ends that tell an adversary who speaks with whom, so few of each.
 
-Whoever runs a route's first relay and its exit knows who speaks with whom. If each route began with another
-neighbour, an adversary with a share of them would sooner or later be there, for every host (predecessor
-attack); with few that are kept, most hosts never meet him (docs/threats.md). After Tor's guard-spec
-(proposal 271), made smaller:
+Whoever runs a route's first relay and its exit has both ends. If routes began with another neighbour each
+time, or ended at another exit, an adversary with a share of them would sooner or later have both, for every
+host (predecessor attack); with few that are kept, most hosts never meet him (docs/adversary.md). After Tor's
+guard-spec (proposal 271), made smaller; proto.kept draws and keeps. Guards are
 
-    sampled   by chance among all neighbours, whether they can be reached or not: `SPARE_GUARDS` more than the
-              circuit has routes, since a route's successor opens beside it, where the slots are
-    kept      for a life drawn by chance, and not a day less because they cannot be reached
-    in order  of sampling: the first ones that are up; one that fails comes last for a while
+    drawn     among all neighbours, whether they can be reached or not: `SPARE_GUARDS` more than the circuit
+              has routes, since a route's successor opens beside it, where the slots are
+    used      in order: the first ones that are up
     more      when none of them has been up for `ALONE_NS` (or too few for `GONE_NS`), though another
               neighbour has all that time: one at a time, never more than twice as many as are wanted
 
-Days are counted from 1970 by the wall clock and are what is kept on disk; ns are monotonic.
+Exits are drawn among all that are known, `EXITS` and one more for each other circuit that must have its own;
+and one more when each has been given up `GIVEN_UP` times running, up to twice as many.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from anonnet.ids import NodeId
+from anonnet.proto.kept import LIFE_DAYS, KeptNodes
 from anonnet.proto.neighbours import Neighbour
-from anonnet.proto.path import KnownNode, below, related
 
-GUARD_DAYS: Final = (60, 120)  # a guard's life, from the least to the most, drawn evenly
+GUARD_DAYS: Final = LIFE_DAYS
 SPARE_GUARDS: Final = 1  # beyond one for each route
-UNLISTED_DAYS: Final = 20  # a guard that is no neighbour any more is forgotten after so many
 ALONE_NS: Final = 30_000_000_000
 GONE_NS: Final = 3_600_000_000_000
-FIRST_SKIP_NS: Final = 30_000_000_000  # how long one that failed is used only for want of others; doubled ...
-LAST_SKIP_NS: Final = 3_600_000_000_000  # ... with each failure, up to this
-
-
-@dataclass(slots=True)
-class Guard:
-    """One guard: what is kept on disk, and how it does in this run."""
-
-    node_id: NodeId
-    expires: int  # day
-    unlisted: int | None = None  # day since which it is no neighbour
-    failures: int = 0  # since it last worked
-    retry_at: int = 0  # ns; before, it comes last
+EXITS: Final = 2
+GIVEN_UP: Final = 3
 
 
 def guards_wanted(routes: int) -> int:
@@ -50,19 +37,8 @@ def guards_wanted(routes: int) -> int:
     return routes + SPARE_GUARDS
 
 
-class Guards:
-    """The guards of this host, in order of sampling; all its circuits share them."""
-
-    def __init__(self, nodes: Mapping[NodeId, KnownNode], random: Callable[[int], bytes],
-                 today: Callable[[], int], kept: Iterable[Guard] = ()) -> None:  # fmt: skip
-        self.changed = False  # what is kept on disk, since whoever keeps it reset this
-        self._nodes = nodes
-        self._random = random
-        self._today = today
-        self._guards = list(kept)
-
-    def __iter__(self) -> Iterator[Guard]:
-        return iter(self._guards)
+class Guards(KeptNodes):
+    """The guards of this host; all its circuits share them."""
 
     def choose(self, neighbours: Iterable[Neighbour], excluded: Collection[NodeId], wanted: int,
                now: int) -> list[Neighbour]:  # fmt: skip
@@ -71,62 +47,40 @@ class Guards:
         self._renew(there)
         allowed = {node_id: n for node_id, n in there.items() if node_id not in excluded}
         self._sample(allowed, wanted, now)
-        usable = [g for g in self._guards if g.node_id in allowed and allowed[g.node_id].up]
-        usable.sort(key=lambda guard: guard.retry_at > now)
-        return [allowed[guard.node_id] for guard in usable[:wanted]]
-
-    def failed(self, node_id: NodeId, now: int) -> None:
-        """A route could not begin with this guard, though its link was up."""
-        for guard in self._guards:
-            if guard.node_id == node_id:
-                guard.retry_at = now + min(LAST_SKIP_NS, FIRST_SKIP_NS << min(guard.failures, 16))
-                guard.failures += 1
-
-    def worked(self, node_id: NodeId) -> None:
-        """A route that begins with this guard has opened."""
-        for guard in self._guards:
-            if guard.node_id == node_id:
-                guard.failures = guard.retry_at = 0
-
-    # -- the sample -------------------------------------------------------------------------------
-
-    def _renew(self, listed: Collection[NodeId]) -> None:
-        """Forget guards whose life is over, and those that have not been neighbours for long."""
-        today = self._today()
-        left = []
-        for guard in self._guards:
-            since = None if guard.node_id in listed else today if guard.unlisted is None else guard.unlisted
-            self.changed |= since != guard.unlisted
-            guard.unlisted = since
-            if today < guard.expires and (since is None or today < since + UNLISTED_DAYS):
-                left.append(guard)
-        self.changed |= len(left) < len(self._guards)
-        self._guards = left
+        up = [node_id for node_id, n in allowed.items() if n.up]
+        return [allowed[node_id] for node_id in self._in_order(up, now)[:wanted]]
 
     def _sample(self, allowed: Mapping[NodeId, Neighbour], wanted: int, now: int) -> None:
         """Draw guards until there are as many as wanted; draw another for one that seems to be gone."""
-        have = [allowed[g.node_id] for g in self._guards if g.node_id in allowed]
-        fresh = [n for n in allowed.values() if n not in have]
+        have = [one.node_id for one in self if one.node_id in allowed]
+        fresh = [node_id for node_id in allowed if node_id not in have]
         while len(have) < wanted and fresh:
             have.append(self._draw(fresh, have))
-        up = sum(n.up for n in have)
+            fresh.remove(have[-1])
+        up = sum(allowed[node_id].up for node_id in have)
         patience = GONE_NS if up else ALONE_NS
-        steady = [n for n in fresh if n.up and now - n.since >= patience]
-        gone = [n for n in have if not n.up and now - n.since >= patience]
+        still = [node_id for node_id, n in allowed.items() if now - n.since >= patience]
+        steady = [node_id for node_id in still if node_id in fresh and allowed[node_id].up]
+        gone = [node_id for node_id in still if node_id in have and not allowed[node_id].up]
         if steady and gone and up < max(1, wanted - SPARE_GUARDS) and len(have) < 2 * wanted:
             self._draw(steady, have)
 
-    def _draw(self, fresh: list[Neighbour], have: Sequence[Neighbour]) -> Neighbour:
-        """Make a guard of one of `fresh`, if possible of one that is not related to those that there are."""
 
-        def apart(one: Neighbour) -> bool:
-            return not any(related(self._nodes[one.node_id], self._nodes[n.node_id]) for n in have)
+class Exits(KeptNodes):
+    """The exits of this host, when it leaves the choice to us; all its circuits share them."""
 
-        candidates = sorted([n for n in fresh if apart(n)] or fresh, key=lambda n: n.node_id)
-        picked = candidates[below(len(candidates), self._random)]
-        fresh.remove(picked)
-        least, most = GUARD_DAYS
-        life = least + below(most - least + 1, self._random)
-        self._guards.append(Guard(picked.node_id, self._today() + life))
-        self.changed = True
-        return picked
+    def choose(self, listed: Collection[NodeId], excluded: Collection[NodeId], others: int,
+               now: int) -> list[NodeId]:  # fmt: skip
+        """Return the exits to use, the best one first; `others` are circuits that must have their own."""
+        self._renew(listed)
+        allowed = [node_id for node_id in listed if node_id not in excluded]
+        have = [one for one in self if one.node_id in allowed]
+        ids = [one.node_id for one in have]
+        fresh = [node_id for node_id in allowed if node_id not in ids]
+        wanted = EXITS + others
+        if len(have) >= wanted and all(one.failures >= GIVEN_UP for one in have):
+            wanted = min(len(have) + 1, 2 * wanted)
+        while len(ids) < wanted and fresh:
+            ids.append(self._draw(fresh, ids))
+            fresh.remove(ids[-1])
+        return self._in_order(ids, now)

@@ -31,6 +31,7 @@ from anonnet.wire.control import Reason
 
 SECOND: Final = 1_000_000_000
 LIFE_NS: Final = (480 * SECOND, 720 * SECOND)  # a route's, from the least to the most
+YOUNG_NS: Final = 60 * SECOND  # a route that dies before this age says something of its guard
 ABANDON_NS: Final = 10 * SECOND  # without an open route, a circuit is given up and another exit may do
 LOOK_NS: Final = SECOND // 4  # when there was no path: look again after so long ...
 IDLE_LOOK_NS: Final = 10 * SECOND  # ... or so long, when it would be one more beside others
@@ -93,6 +94,12 @@ class CircuitKeeper:
     def trouble(self) -> str:
         """Why the circuit is not up, for people."""
         return self.planner.trouble
+
+    def waits(self, now: int) -> int:
+        """Return for how many ns a route that is missing must wait for the budget."""
+        if len(self.routes) >= self._wanted or self._planned:
+            return 0
+        return self.budget.ready_at(now) - now
 
     def want(
         self, exit_id: NodeId | None, hops: int, routes: int, now: int, redundancy: Redundancy = STRIPE,
@@ -194,12 +201,11 @@ class CircuitKeeper:
         if self._bound is None:
             self._bound = plan.path[-1].node_id
             self._open_at = now
-            self.budget.exit_tried(now)
         self._planned = max(0, self._planned - 1)
         self._begin(plan, now, self._life(now))
 
     def _see_to_exit(self, now: int) -> None:
-        """Give up an exit that cannot be reached, if there is another and the budget has one.
+        """Give up an exit that cannot be reached, if there is another.
 
         As long as no guard is up, this host may well be alone: the exit is not to blame then.
         """
@@ -210,7 +216,8 @@ class CircuitKeeper:
         untried = self._opened or self.planner.untried(self._wanted, self._bound, now)
         if untried and now - self._open_at < ABANDON_NS:
             return
-        if self.planner.another_exit(self._bound) and self.budget.exit_ready_at(now) <= now:
+        self._open_at = now
+        if self.planner.give_up(self._bound, now):
             self._renew(None)
 
     def _life(self, now: int) -> int:
@@ -223,7 +230,7 @@ class CircuitKeeper:
         self.budget.begun(now)
         built = self._caller.build(plan.path, plan.rate, self._circuit, watcher, now)
         if isinstance(built, Reason):
-            self._failed(plan.path, built, False)
+            self._failed(plan.path, built, True)
             return
         built.expires = expires
         self.routes.append(built)
@@ -258,6 +265,7 @@ class CircuitKeeper:
         """End a route of our own will, without loss if it is open."""
         self._forget(route)
         if route.state is RouteState.OPEN:
+            self.planner.lasted(route.path)
             self.draining.append(route)
             self._caller.drain(route.handle, now)
         else:
@@ -302,12 +310,12 @@ class CircuitKeeper:
         if route is None:
             return  # let go of on purpose
         self._forget(route)
-        self._failed(route.path, reason, not route.streams)
+        self._failed(route.path, reason, self._caller.now - route.started < YOUNG_NS)
 
-    def _failed(self, path: Sequence[KnownNode], reason: Reason, at_guard: bool) -> None:
+    def _failed(self, path: Sequence[KnownNode], reason: Reason, young: bool) -> None:
         self._step(f"failed: {reason.text}; trying again")
         beside = self._leaving is not None
-        self.planner.failed(path, reason, at_guard, beside, self._caller.now)
+        self.planner.failed(path, reason, young, beside, self._caller.now)
         if beside and self._building is None:
             self._leaving = None
             self._tries += 1

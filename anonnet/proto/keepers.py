@@ -15,6 +15,7 @@ from anonnet.proto.caller import OwnRoute
 from anonnet.proto.isolation import Isolation
 from anonnet.proto.keeper import CircuitKeeper, CircuitState
 from anonnet.proto.orders import Isolate, Order
+from anonnet.proto.path import EXCLUDE_NOTHING, Exclusion
 from anonnet.proto.redundancy import STRIPE, Redundancy
 
 DistinctExits = Literal["auto"] | bool  # "auto": as long as there is another
@@ -31,6 +32,7 @@ class Wanted:
     circuits: int = 1
     isolate: Isolation = Isolation.OFF
     distinct_exits: DistinctExits = "auto"
+    excluded: Exclusion = EXCLUDE_NOTHING
 
 
 class Keepers:
@@ -87,7 +89,7 @@ class Keepers:
         for keeper in self.all:
             keeper.planner.sharers = wanted.circuits
             keeper.planner.strict = wanted.distinct_exits is True
-            keeper.want(wanted.exit_id, wanted.hops, wanted.routes, now, wanted.redundancy)
+            keeper.want(wanted.exit_id, wanted.hops, wanted.routes, now, wanted.redundancy, wanted.excluded)
 
     def drop(self) -> None:
         """Close all circuits, want none, and forget what belonged to which."""

@@ -20,13 +20,13 @@ from anonnet.proto import orders as o
 from anonnet.proto.budget import LinkBudget
 from anonnet.proto.caller import Caller
 from anonnet.proto.exits import ExitCircuits
-from anonnet.proto.guards import Guards
+from anonnet.proto.guards import Exits, Guards
 from anonnet.proto.keeper import CircuitKeeper
 from anonnet.proto.keepers import Keepers
 from anonnet.proto.link import Link, LinkPeer, LinkState, Surroundings
 from anonnet.proto.neighbours import Neighbour, Neighbours
 from anonnet.proto.path import KnownNode
-from anonnet.proto.planner import Planner
+from anonnet.proto.planner import Ends, Planner
 from anonnet.proto.relay import Relay
 from anonnet.spec import DatagramType
 from anonnet.wire import control, handshake
@@ -52,7 +52,7 @@ class Node:
     def __init__(
         self, identity: Identity, suite: Suite, nodes: Mapping[NodeId, KnownNode], exits: ExitCircuits | None,
         random: Callable[[int], bytes], timestamp: Callable[[], bytes], guard: TimestampGuard,
-        share: float = 1.0, guards: Guards | None = None,
+        share: float = 1.0, ends: Ends | None = None,
     ) -> None:  # fmt: skip
         self.node_id = identity.node_id
         self.random = random
@@ -74,10 +74,10 @@ class Node:
         self.relay = Relay(self, suite, identity.onion, self.neighbours, exits)
         self.caller = Caller(self, suite, self.neighbours)
         self.nodes = nodes
-        self.guards = guards or Guards(nodes, random, lambda: 0)
+        self.ends = ends or Ends(Guards(nodes, random, lambda: 0), Exits(nodes, random, lambda: 0))
 
         def make(number: int) -> CircuitKeeper:
-            planner = Planner(self.node_id, nodes, self.neighbours, self.guards, self.caller, random, share)
+            planner = Planner(self.node_id, nodes, self.neighbours, self.ends, self.caller, random, share)
             return CircuitKeeper(number, planner, self.caller, self.new_route, random, self.order)
 
         self.keepers = Keepers(make, self.order)

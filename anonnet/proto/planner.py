@@ -1,7 +1,7 @@
 """Which way a circuit's next route goes, and how many slots it asks for.
 
-A route begins with a guard (proto.guards), shares no relay with the circuit's other routes and ends at the
-circuit's exit; among the paths left the choice is even and random. Paths that have just failed come last.
+A route begins with a guard, shares no relay with the circuit's other routes and ends at the circuit's exit
+(proto.guards); among the paths left the choice is even and random. Paths that have just failed come last.
 When every path says that it has no slots, the next round asks for half.
 """
 
@@ -14,7 +14,7 @@ from typing import Final
 from anonnet.ids import NodeId
 from anonnet.proto.budget import TEST_SHARE
 from anonnet.proto.caller import Caller, OwnRoute
-from anonnet.proto.guards import Guards, guards_wanted
+from anonnet.proto.guards import Exits, Guards, guards_wanted
 from anonnet.proto.neighbours import Neighbour, Neighbours
 from anonnet.proto.path import EXCLUDE_NOTHING, Exclusion, KnownNode, choose, paths, related
 from anonnet.wire.control import Reason
@@ -36,6 +36,14 @@ class Terms:
 
 
 @dataclass(frozen=True)
+class Ends:
+    """What all circuits of the host share."""
+
+    guards: Guards
+    exits: Exits
+
+
+@dataclass(frozen=True)
 class Plan:
     """A route to build."""
 
@@ -44,10 +52,10 @@ class Plan:
 
 
 class Planner:
-    """Plans one circuit's routes; `guards` are shared by all circuits of the host."""
+    """Plans one circuit's routes."""
 
     def __init__(
-        self, own: NodeId, nodes: Mapping[NodeId, KnownNode], neighbours: Neighbours, guards: Guards,
+        self, own: NodeId, nodes: Mapping[NodeId, KnownNode], neighbours: Neighbours, ends: Ends,
         caller: Caller, random: Callable[[int], bytes], share: float,
     ) -> None:  # fmt: skip
         self.sharers = 1  # circuits that share this node's links evenly
@@ -58,54 +66,52 @@ class Planner:
         self._own = own
         self._nodes = nodes
         self._neighbours = neighbours
-        self._guards = guards
+        self._ends = ends
         self._caller = caller
         self._random = random
         self._share = share
         self._scale = 1
         self._failed: set[tuple[NodeId, ...]] = set()
         self._short_of_slots = False
-        self._shunned: NodeId | None = None  # an exit that was given up
 
     def begin(self, terms: Terms) -> None:
         """Plan on other terms; what failed is forgotten."""
         self.terms = terms
         self._scale = 1
         self._failed.clear()
-        self._shunned = None
 
     # -- plans ------------------------------------------------------------------------------------
 
     def plan(self, routes: Sequence[OwnRoute], wanted: int, exit_id: NodeId | None, now: int) -> Plan | None:
         """Plan one more route beside these, of `wanted` in all, to an exit (None: as wished)."""
         nodes, firsts = self._field(routes, wanted, now)
-        exits = self._exits(nodes, exit_id)
+        exits = self._exits(nodes, exit_id, now)
         offers = [(first, rate) for first in firsts if (rate := self._rate(first))]
         for again in (False, True):
-            for among in exits:
+            for end in exits:
                 for first, rate in offers:
-                    path = choose(self._paths(nodes, first, among, (), again), self._random)
+                    path = choose(self._paths(nodes, first, end, (), again), self._random)
                     if path is not None:
                         return Plan(path, rate)
             if self._failed and not again:
                 self._all_failed()
         if not routes:
-            self.trouble = self._why_no_path(firsts, any(exits), bool(offers))
+            self.trouble = self._why_no_path(firsts, bool(exits), bool(offers))
         return None
 
     def untried(self, wanted: int, exit_id: NodeId, now: int) -> bool:
         """Whether there is a path to this exit that has not failed."""
         nodes, firsts = self._field((), wanted, now)
-        return any(next(self._paths(nodes, first, [exit_id], (), False), None) for first in firsts)
+        return any(next(self._paths(nodes, first, exit_id, (), False), None) for first in firsts)
 
     def successor(self, old: OwnRoute, others: Sequence[OwnRoute], wanted: int, now: int) -> Plan | None:
         """Plan a route that can open while `old` is still there: away from its links if possible."""
         nodes, firsts = self._field(others, wanted, now)
-        (exits,) = self._exits(nodes, old.path[-1].node_id)
+        end = old.path[-1].node_id
         offers = [(first, rate) for first in firsts if (rate := self._rate(first, old))]
         for avoid in ([node.node_id for node in old.path[:-1]], ()):
             for first, rate in offers:
-                path = choose(self._paths(nodes, first, exits, avoid, False), self._random)
+                path = choose(self._paths(nodes, first, end, avoid, False), self._random)
                 if path is not None:
                     return Plan(path, rate)
         return None
@@ -113,11 +119,11 @@ class Planner:
     def bridge(self, old: OwnRoute, now: int) -> Plan | None:
         """Plan a thin route of what `old`, the only one, has left free of a first link."""
         nodes, firsts = self._field((), 1, now)
-        (exits,) = self._exits(nodes, old.path[-1].node_id)
+        end = old.path[-1].node_id
         for first in firsts:
             rate = first.budget.free_out // self._scale, first.budget.free_in // self._scale
             if min(rate) >= BRIDGE_CELLS * 1000:
-                path = choose(self._paths(nodes, first, exits, (), True), self._random)
+                path = choose(self._paths(nodes, first, end, (), True), self._random)
                 if path is not None:
                     return Plan(path, rate)
         return None
@@ -126,21 +132,23 @@ class Planner:
         """A route along this path has opened."""
         self.trouble = ""
         self._failed.clear()
-        self._guards.worked(path[0].node_id)
 
-    def failed(
-        self, path: Sequence[KnownNode], reason: Reason, at_guard: bool, beside: bool, now: int
-    ) -> None:
-        """A route along this path has failed, or has died.
+    def lasted(self, path: Sequence[KnownNode]) -> None:
+        """A route along this path has lived its life."""
+        self._ends.guards.worked(path[0].node_id)
+        self._ends.exits.worked(path[-1].node_id)
 
-        `at_guard`: without an answer of the first hop; `beside`: the slots may be those of the route that it
-        was to follow.
+    def failed(self, path: Sequence[KnownNode], reason: Reason, young: bool, beside: bool, now: int) -> None:
+        """A route along this path has died, `young` or in set-up: then each guard gets its turn.
+
+        Wherever it died: a corrupt guard kills what does not end at a corrupt exit, and must not hold up the
+        circuit until its exit is given up. `beside`: slots may be those of the route that it was to follow.
         """
         self._failed.add(tuple(node.node_id for node in path))
         self._short_of_slots |= reason is Reason.NO_SLOTS and not beside
         self.trouble = reason.text
-        if at_guard and reason is not Reason.NO_SLOTS:
-            self._guards.failed(path[0].node_id, now)
+        if young and not (beside and reason is Reason.NO_SLOTS):
+            self._ends.guards.failed(path[0].node_id, now)
 
     def forgive(self) -> None:
         """What failed may well work now: slots have come free."""
@@ -150,13 +158,12 @@ class Planner:
         """Whether any guard is up."""
         return bool(self._field((), wanted, now)[1])
 
-    def another_exit(self, given_up: NodeId) -> bool:
-        """Whether there is an exit beside this one; from now on, one of those is taken."""
-        self._shunned = given_up
-        return self.terms.exit_id is None and any(
-            n.exit and n.node_id != given_up and not self.terms.excluded.covers(n)
-            for n in self._nodes.values()
-        )
+    def give_up(self, exit_id: NodeId, now: int) -> bool:
+        """Put an exit that cannot be reached behind others; False if there are none."""
+        if self.terms.exit_id is not None:
+            return False
+        self._ends.exits.failed(exit_id, now)
+        return self._exits(self._nodes, None, now)[:1] != [exit_id]
 
     # -- the field --------------------------------------------------------------------------------
 
@@ -171,28 +178,27 @@ class Planner:
             if node_id != self._own and not self.terms.excluded.covers(node)
         }
         out = [n.node_id for n in self._neighbours if n.node_id not in allowed]
-        firsts = self._guards.choose(self._neighbours, out, guards_wanted(wanted), now)
+        firsts = self._ends.guards.choose(self._neighbours, out, guards_wanted(wanted), now)
         nodes = {i: n for i, n in allowed.items() if not any(related(n, other) for other in taken)}
         return nodes, [first for first in firsts if first.node_id in nodes]
 
-    def _exits(self, nodes: Mapping[NodeId, KnownNode], exit_id: NodeId | None) -> list[list[NodeId]]:
-        """Return the exits to try: those of the first list while there is a path to one, and so on."""
+    def _exits(self, nodes: Mapping[NodeId, KnownNode], exit_id: NodeId | None, now: int) -> list[NodeId]:
+        """Return the exits to try, one after the other while there is no path."""
         if wanted := exit_id or self.terms.exit_id:
-            return [[wanted] if wanted in nodes and nodes[wanted].exit else []]
-        found = [n.node_id for n in nodes.values() if n.exit]
+            return [wanted] if wanted in nodes and nodes[wanted].exit else []
+        listed = [n.node_id for n in self._nodes.values() if n.exit and n.node_id != self._own]
+        out = [node_id for node_id in listed if self.terms.excluded.covers(self._nodes[node_id])]
+        found = [e for e in self._ends.exits.choose(listed, out, len(self.avoid), now) if e in nodes]
         apart = [node_id for node_id in found if node_id not in self.avoid]
-        best = [node_id for node_id in apart if node_id != self._shunned]
-        return [best, apart] if self.strict else [best, apart, found]
+        return apart if self.strict else [*apart, *(e for e in found if e in self.avoid)]
 
     def _paths(
-        self, nodes: Mapping[NodeId, KnownNode], first: Neighbour, exits: Collection[NodeId],
+        self, nodes: Mapping[NodeId, KnownNode], first: Neighbour, end: NodeId,
         avoid: Collection[NodeId], again: bool,
     ) -> Iterator[list[KnownNode]]:  # fmt: skip
-        """Yield paths by this guard, in random order; those that failed only `again`."""
-        if not exits:
-            return
+        """Yield paths by this guard to this exit, in random order; those that failed only `again`."""
         place = {node_id: self._random(8) for node_id in nodes}
-        for path in paths(nodes, [first.node_id], self.terms.hops, exits, avoid, place.__getitem__):
+        for path in paths(nodes, [first.node_id], self.terms.hops, [end], avoid, place.__getitem__):
             if again or tuple(node.node_id for node in path) not in self._failed:
                 yield path
 

@@ -9,7 +9,7 @@ of service; docs/threats.md). So builds are paid for, planned ones too, out of t
             more than double the number of builds in the long run
 
 A planned build (the first ones, rotation) waits for neither: its number is bounded by the lives of routes.
-A new exit is worth more to an adversary than a new relay in the middle, and has a budget of its own.
+Exits and guards have no budget: they are few and kept (proto.guards), so that a build draws neither.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ SLOWEST_NS: Final = 10 * SECOND  # between two builds, while the supply lasts
 FORGET_NS: Final = 10 * SECOND  # the burst forgets one build in so long
 SUPPLY: Final = 60  # builds
 SUPPLY_REFILL_NS: Final = 300 * SECOND  # for one more, of each route: half a route's mean life
-EXIT_SUPPLY: Final = 4  # exits that a circuit may try for the asking, the first included ...
-EXIT_REFILL_NS: Final = 7_200 * SECOND  # ... and one more in so long
 _DOUBLINGS: Final = (SLOWEST_NS // FIRST_WAIT_NS).bit_length()
 
 
@@ -70,13 +68,12 @@ class RebuildBudget:
         self._routes = 1
         self._supply = Bucket(SUPPLY, SUPPLY_REFILL_NS)
         self._burst = Bucket(1, FORGET_NS)
-        self._exits = Bucket(EXIT_SUPPLY, EXIT_REFILL_NS)
         self._last = 0
         self.resize(1, 0)
 
     def renew(self, routes: int, now: int) -> None:
         """A person asked for a circuit of so many routes: all that was spent before is forgiven."""
-        for bucket in (self._supply, self._burst, self._exits):
+        for bucket in (self._supply, self._burst):
             bucket.fill()
         self.resize(routes, now)
 
@@ -101,11 +98,3 @@ class RebuildBudget:
         self._last = now
         self._burst.take(now)
         self._supply.take(now)
-
-    def exit_ready_at(self, now: int) -> int:
-        """Return when another exit may be tried."""
-        return self._exits.ready_at(now)
-
-    def exit_tried(self, now: int) -> None:
-        """An exit was drawn for the circuit."""
-        self._exits.take(now)

@@ -19,7 +19,7 @@ from anonnet.proto.caller import OwnRoute, Watcher, Wish
 from anonnet.proto.engine import Engine
 from anonnet.proto.exits import ExitCircuits
 from anonnet.proto.inbox import Inbox
-from anonnet.proto.link import Link, LinkPeer, LinkState
+from anonnet.proto.link import REKEY_NS, Link, LinkPeer, LinkState
 from anonnet.proto.neighbours import Neighbour
 from anonnet.proto.node import Identity, Node
 from anonnet.proto.path import KnownNode
@@ -145,7 +145,8 @@ class Rig:
         for handle in (LEFT, RIGHT):
             link, stream = self.link(handle), self.link(handle)._stream
             stuck = stream._expected != self.channels[handle]._sequence or stream._parts
-            if link.state is LinkState.UP and stuck:  # by a frame harmed so that it makes no sense
+            old = self.now - link._keyed_at >= REKEY_NS  # and would fall: nobody here rekeys
+            if link.state is LinkState.UP and (stuck or old):  # stuck by a harmed frame that makes no sense
                 link._fall(self.now)
                 self.settle()
             if link.state is not LinkState.UP:

@@ -13,16 +13,8 @@ from hypothesis import strategies as st
 
 from anonnet.ids import NodeId
 from anonnet.proto.budget import LinkBudget
-from anonnet.proto.guards import (
-    ALONE_NS,
-    FIRST_SKIP_NS,
-    GONE_NS,
-    GUARD_DAYS,
-    LAST_SKIP_NS,
-    UNLISTED_DAYS,
-    Guard,
-    Guards,
-)
+from anonnet.proto.guards import ALONE_NS, EXITS, GIVEN_UP, GONE_NS, GUARD_DAYS, Exits, Guards
+from anonnet.proto.kept import FIRST_SKIP_NS, LAST_SKIP_NS, UNLISTED_DAYS, Kept
 from anonnet.proto.neighbours import Neighbour
 from anonnet.proto.path import KnownNode, related
 from anonnet.proto.profile import Schedule
@@ -44,7 +36,7 @@ def known(number: int, network: int) -> KnownNode:
 class Host:
     """A host with so many neighbours, all up since 0, two of which share each of `shared` networks."""
 
-    def __init__(self, count: int, seed: int = 1, shared: int = 0, kept: Iterable[Guard] = ()) -> None:
+    def __init__(self, count: int, seed: int = 1, shared: int = 0, kept: Iterable[Kept] = ()) -> None:
         self.day = START
         self.nodes = {node_id(n): known(n, n - 1 if n % 2 and n < 2 * shared else n) for n in range(count)}
         self.neighbours = {
@@ -113,6 +105,18 @@ def test_of_unrelated_networks_while_there_are_such() -> None:
         picked = [host.nodes[guard.node_id] for guard in host.guards]
         assert not any(related(a, b) for a in picked for b in picked if a is not b)
         assert len(host.choose(6)) == 6, "related ones rather than none"
+
+
+def test_many_addresses_in_one_network_gain_little() -> None:
+    """Nine of ten neighbours are in one of two networks: still they are drawn first half of the time."""
+    crowded = 0
+    for seed in range(400):
+        host = Host(10, seed)
+        for number in range(1, 10):
+            host.nodes[node_id(number)] = known(number, 200)
+        (first,) = host.choose(1)
+        crowded += first != 0
+    assert 160 < crowded < 240
 
 
 def test_fewer_neighbours_than_wanted() -> None:
@@ -216,6 +220,49 @@ def test_what_is_kept_is_taken_up_again() -> None:
     assert not again.guards.changed
 
 
+class Choice:
+    """A host that knows so many exits."""
+
+    def __init__(self, count: int, seed: int = 1) -> None:
+        self.nodes = {node_id(n): known(n, n) for n in range(count)}
+        self.exits = Exits(self.nodes, Random(seed).randbytes, lambda: START)
+
+    def choose(self, others: int = 0, now: int = 0, without: Iterable[int] = ()) -> list[int]:
+        found = self.exits.choose(list(self.nodes), [node_id(n) for n in without], others, now)
+        return [int.from_bytes(one, "big") for one in found]
+
+
+def test_few_exits_are_drawn_and_used_in_order() -> None:
+    choice = Choice(20)
+    first = choice.choose()
+    assert len(first) == EXITS
+    assert choice.choose() == first
+    assert choice.choose(others=1)[:EXITS] == first
+    assert len(choice.choose(others=1)) == EXITS + 1, "another circuit's own"
+    one, two, *_ = first
+    choice.exits.failed(node_id(one), 0)
+    assert choice.choose(now=1)[-1] == one
+    assert choice.choose(now=FIRST_SKIP_NS)[:2] == [one, two]
+    assert one not in choice.choose(without=[one])
+
+
+def test_another_exit_only_when_all_have_been_given_up_again_and_again() -> None:
+    choice = Choice(20)
+    exits = choice.choose()
+    for _ in range(GIVEN_UP):
+        choice.exits.failed(node_id(exits[0]), 0)
+    assert sorted(choice.choose()) == sorted(exits), "one still works"
+    for round_ in range(100):
+        for one in choice.choose():
+            choice.exits.failed(node_id(one), round_)
+    assert len(choice.choose()) == 2 * EXITS
+    alone = Choice(1)
+    assert alone.choose() == [0]
+    for _ in range(2 * GIVEN_UP):
+        alone.exits.failed(node_id(0), 0)
+    assert alone.choose() == [0]
+
+
 events = st.lists(
     st.tuples(st.sampled_from(["down", "up", "fail", "day", "wait", "leave"]), st.integers(0, 9)), max_size=60
 )
@@ -227,7 +274,7 @@ def test_whatever_happens(events: list[tuple[str, int]], wanted: int, seed: int)
     host = Host(10, seed)
     everybody = dict(host.neighbours)
     now = 0
-    before: dict[NodeId, Guard] = {}
+    before: dict[NodeId, Kept] = {}
     for what, number in events:
         now += 10**9
         if what in ("down", "up"):

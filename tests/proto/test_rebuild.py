@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from anonnet.proto.keeper import LIFE_NS
 from anonnet.proto.rebuild import (
     AT_ONCE,
-    EXIT_REFILL_NS,
-    EXIT_SUPPLY,
     FORGET_NS,
     SECOND,
     SLOWEST_NS,
@@ -94,15 +92,6 @@ def test_a_person_who_asks_again_is_not_made_to_wait() -> None:
     assert spending.left(now) <= 1
     spending.renew(1, now)
     assert spending.left(now) == SUPPLY
-
-
-def test_exits_are_dearer() -> None:
-    spending = budget(1)
-    for _ in range(EXIT_SUPPLY):
-        assert spending.exit_ready_at(START) == START
-        spending.exit_tried(START)
-    assert spending.exit_ready_at(START) == START + EXIT_REFILL_NS
-    assert spending.exit_ready_at(START + EXIT_REFILL_NS) == START + EXIT_REFILL_NS
 
 
 @given(

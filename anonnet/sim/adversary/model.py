@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from anonnet.proto.guards import GUARD_DAYS, LAST_SKIP_NS, guards_wanted
+from anonnet.proto.guards import GUARD_DAYS, guards_wanted
 from anonnet.proto.keeper import LIFE_NS
-from anonnet.proto.rebuild import EXIT_REFILL_NS, EXIT_SUPPLY, SUPPLY, SUPPLY_REFILL_NS
+from anonnet.proto.kept import LAST_SKIP_NS
+from anonnet.proto.rebuild import SUPPLY, SUPPLY_REFILL_NS
 
 DAYS: Final = 30
 STEP_SECONDS: Final = sum(LIFE_NS) / 2 / 1e9  # in which each route is replaced once
 STEPS_PER_DAY: Final = round(86_400 / STEP_SECONDS)
+EXIT_SUPPLY: Final = 4  # a budget for exits, as a list of exits makes it unnecessary: so many at once ...
+EXIT_REFILL_NS: Final = 7_200_000_000_000  # ... and one more in so long
 SKIP_STEPS: Final = round(LAST_SKIP_NS / 1e9 / STEP_SECONDS)  # how long a guard that failed comes last
 
 
