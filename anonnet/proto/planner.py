@@ -189,8 +189,10 @@ class Planner:
         listed = [n.node_id for n in self._nodes.values() if n.exit and n.node_id != self._own]
         out = [node_id for node_id in listed if self.terms.excluded.covers(self._nodes[node_id])]
         found = [e for e in self._ends.exits.choose(listed, out, len(self.avoid), now) if e in nodes]
-        apart = [node_id for node_id in found if node_id not in self.avoid]
-        return apart if self.strict else [*apart, *(e for e in found if e in self.avoid)]
+        if self.strict:
+            return [node_id for node_id in found if node_id not in self.avoid]
+        failing = {one.node_id for one in self._ends.exits if one.retry_at > now}
+        return sorted(found, key=lambda node_id: (node_id in failing, node_id in self.avoid))
 
     def _paths(
         self, nodes: Mapping[NodeId, KnownNode], first: Neighbour, end: NodeId,
