@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "peers": ("anonnet.cli.show:peers", "List the nodes that this one knows."),
     "circuits": ("anonnet.cli.show:circuits", "List this host's circuits and their routes."),
     "ping": ("anonnet.cli.ping:ping", "Send echoes to a node inside the network."),
+    "debug": ("anonnet.cli.debug:debug", "Build test circuits, look at every hop, and take them down."),
     "cleanup": ("anonnet.cli.down:cleanup", "Undo every change to this host that a crash left behind."),
     "lab": ("anonnet.cli.lab:lab", "A network of real nodes on this machine."),
     "bench": ("anonnet.cli.bench:bench", "Measure what a cell costs on this machine."),

@@ -42,7 +42,8 @@ def current(config: Config) -> api.Status:
     try:
         report = Client(config.node.run_dir).call(api.GetStatus(), api.Status)
     except DaemonDownError:
-        report = api.Status(api.SCHEMA, _own_id(config), "down", None, (), ())
+        bare = api.Status(api.SCHEMA, _own_id(config), "down", None, (), ())
+        report = msgspec.structs.replace(bare, suite=config.node.suite, warnings=config.warnings)
     firewall, tunnel = in_place(config)
     return msgspec.structs.replace(report, state=combine(report.state, firewall, tunnel))
 

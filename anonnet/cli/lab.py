@@ -14,6 +14,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from anonnet.crypto.suite import DEFAULT_SUITE, SUITE_CODES
 from anonnet.lab import network, nodes, topology
 from anonnet.lab.place import CORE, WEB, Place
 from anonnet.lab.services import LabError, running
@@ -43,6 +44,9 @@ def layout_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option(
             "--ip", type=click.Choice([4, 6]), default=4, show_default=True, help="IP version of links."
+        ),
+        click.option(
+            "--suite", type=click.Choice(list(SUITE_CODES)), default=DEFAULT_SUITE, show_default=True
         ),
         click.option("--chain", is_flag=True, help="Only caller - r1 - r2 .. - x1: no idle link."),
         click.option("--transport", type=click.Choice(["raw", "udp"]), default="raw", show_default=True),
@@ -201,5 +205,6 @@ def _print_status(place: Place, plan: topology.Topology) -> None:
         table.add_row(*cells)
     Console(soft_wrap=True).print(table)
     click.echo(f"links: {plan.rate} over {plan.transport}, IPv{plan.ip}; a link not up is marked ?")
+    click.echo(f"suite: {plan.suite}")
     if running(place, CORE, "weather"):
         click.echo(f"weather: {_counts(network.weather_counts(place))}")

@@ -18,8 +18,6 @@ from anonnet.node.config import load
 def run(ctx: click.Context, config_path: Path, debug: bool, verbose: bool) -> None:
     """Run the node until SIGTERM or ^C."""
     config = load(config_path)
-    for warning in config.warnings:
-        click.echo(f"anonnet-tun: warning: {warning}", err=True)
     from anonnet.node.keeper import run as keep  # noqa: PLC0415  nothing else needs the whole daemon
 
     ctx.exit(keep(config, debug, verbose))

@@ -36,6 +36,8 @@ def status(ctx: click.Context, config_path: Path, as_json: bool) -> None:
         _print_json(report)
     else:
         click.echo(SAYS[report.state])
+        for warning in report.warnings:
+            click.echo(f"warning: {warning}")
         for label, value in (("this node", report.id), ("exit", report.exit), ("data plane", report.engine)):
             if value is not None:
                 click.echo(f"{label:<12}{value}")

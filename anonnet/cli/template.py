@@ -59,7 +59,7 @@ name = $name                     # shown to people who know this node; not secre
 state_dir = $state_dir           # keys (keep them), and what undo needs after a crash
 run_dir = $run_dir               # the control socket
 user = $user                     # the daemon becomes this user once its sockets are open
-suite = "anonnet-2026"           # primitives; all nodes of a network use the same
+suite = "anonnet-2026"           # the same in the whole network; "anonnet-2003" is weak, for study only
 family = []                      # ids of other nodes run by the same people: no route uses two of them
 log_level = "info"               # debug, info, warning, error
 

@@ -16,9 +16,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from anonnet.crypto.suite import SUITE_NAMES
 from anonnet.spec import HEADER_LEN, TAG_LEN, DatagramType
 from anonnet.wire.datagram import INDEX_MASK, word
 from anonnet.wire.handshake import (
+    FIRST_SUITE,
     FRAGMENT_HEADER,
     MAC_LEN,
     TIMESTAMP_LEN,
@@ -61,7 +63,14 @@ class Pass:
     fragment: Fragment
 
 
-Verdict = Drop | Challenge | Pass
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """Say nothing to whoever sent this, in another suite. The operator may be told; nothing is proved."""
+
+    suite_code: int
+
+
+Verdict = Drop | Challenge | Pass | Foreign
 DROP: Final = Drop()
 
 
@@ -72,10 +81,11 @@ class HandshakeGate:
     must match a handshake of ours that waits for it, which the caller checks by index and message id.
     """
 
-    def __init__(self, public: bytes, per_second: int, random: Random) -> None:
+    def __init__(self, public: bytes, per_second: int, random: Random, suite_code: int = FIRST_SUITE) -> None:
         """`public`: this node's 32-byte link key; `per_second`: first messages that are no load yet."""
         self._public = public
-        self._mac_key = mac1_key(public)
+        self._mac_key = mac1_key(public, suite_code)
+        self._foreign = {code: mac1_key(public, code) for code in SUITE_NAMES if code != suite_code}
         self._per_second = per_second
         self._random = random
         self._secrets = CookieSecrets(random)
@@ -87,7 +97,9 @@ class HandshakeGate:
         """Return what to do with a datagram; never raises on any bytes."""
         fragment = open_fragment(datagram, self._mac_key)
         if fragment is None:
-            return DROP
+            foreign = (code for code, key in self._foreign.items() if open_fragment(datagram, key))
+            code = next(foreign, None)
+            return DROP if code is None else Foreign(code)
         if fragment.kind is DatagramType.RESPONSE or not self._loaded(fragment.parts, now):
             return Pass(fragment)
         if self._secrets.proves(datagram, source, now):

@@ -29,6 +29,15 @@ from anonnet.spec import PROTOCOL_VERSION
 DEFAULT_SUITE: Final = "anonnet-2026"
 SUITE_CODES: Final = {DEFAULT_SUITE: 1, "anonnet-2003": 2}  # never used again for something else
 SUITE_NAMES: Final = {code: name for name, code in SUITE_CODES.items()}
+SUITE_WEAKNESSES: Final[dict[str, tuple[str, ...]]] = {  # what its users must be told
+    DEFAULT_SUITE: (),
+    "anonnet-2003": (
+        "for study, not for protection",
+        "Arcfour on links: its keystream is biased, and RFC 7465 forbids it",
+        "keys from 2048-bit Diffie-Hellman alone: a quantum computer reads what is recorded today",
+        "a link's first message shows its sender's link key; Tiger-192 was never studied as SHA-2 is",
+    ),
+}
 
 # Both as `cryptography` has them: (nonce, cell, None, where to) -> length. Open raises InvalidTag.
 Seal = Callable[[memoryview, memoryview, None, memoryview], int]
@@ -71,7 +80,6 @@ class Suite:
     sealer: Callable[[bytes], Seal]  # of one of the keys that a link handshake yields
     opener: Callable[[bytes], Open]
     layer: Callable[[LayerKeys], OnionLayer]
-    weaknesses: tuple[str, ...] = ()  # what its users must be told
 
     def prologue(self, label: bytes, context: bytes) -> bytes:
         """Bind a handshake to its purpose, the protocol's version, this suite and the caller's context."""

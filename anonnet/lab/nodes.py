@@ -107,6 +107,7 @@ def config_text(place: Place, topology: Topology, host: Host, invites: Mapping[s
                 "state_dir": str(directory / "state"),
                 "run_dir": str(directory / "run"),
                 "user": USER,
+                "suite": topology.suite,
             },
         ),
         ("[transport]", {"addresses": [address_of(topology, host)]}),

@@ -19,6 +19,7 @@ from typing import Final
 
 import msgspec
 
+from anonnet.crypto.suite import DEFAULT_SUITE, load_suite
 from anonnet.errors import OperatorError
 from anonnet.lab.place import CALLER, WEB
 from anonnet.proto.profile import parse_profile
@@ -89,6 +90,7 @@ class Topology(msgspec.Struct, frozen=True):
     rate: str
     transport: str
     ip: int = 4
+    suite: str = DEFAULT_SUITE
 
     @property
     def nodes(self) -> tuple[Host, ...]:
@@ -137,12 +139,14 @@ def build(
     transport: str = "raw",
     chain: bool = False,
     ip: int = 4,
+    suite: str = DEFAULT_SUITE,
 ) -> Topology:
     """Lay out a lab; OperatorError for too few relays, too many nodes or an unknown rate.
 
     `chain` keeps only caller - r1 - r2 .. - x1, for measurements: no node has an idle link.
     """
     parse_profile(rate)
+    load_suite(suite)  # complain now if this host lacks its libraries
     if chain:
         relays, exits = hops - 1, 1
     if hops < 1 or exits < 1 or relays < hops - 1:
@@ -159,7 +163,7 @@ def build(
     links = [Link(CALLER, name) for name in columns[0][:ENTRIES]]
     for here, there in pairwise(columns):
         links += _join(here, there)
-    return Topology((*nodes, Host(WEB, Role.WEB, -1)), tuple(links), hops, rate, transport, ip)
+    return Topology((*nodes, Host(WEB, Role.WEB, -1)), tuple(links), hops, rate, transport, ip, suite)
 
 
 def _join(here: Sequence[str], there: Sequence[str]) -> list[Link]:

@@ -13,6 +13,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Struct
 
+from anonnet.crypto.suite import DEFAULT_SUITE
 from anonnet.errors import OperatorError
 
 SOCKET_NAME: Final = "control.sock"
@@ -70,7 +71,12 @@ class Ping(Struct, frozen=True, tag="ping"):
 
 
 class Debug(Struct, frozen=True, tag="debug"):
-    """Build a test circuit, one `Progress` for each step of it, and close it; answered by `Circuits`."""
+    """Build a test circuit, echo from each of its hops, and close it; answered by `Circuits`.
+
+    With `runs`, as many at once; one `Progress` for each step of one, or for each end of many.
+    """
+
+    runs: int = 1
 
 
 class Stop(Struct, frozen=True, tag="stop"):
@@ -119,6 +125,9 @@ class LinkStatus(Struct, frozen=True):
     late_ticks: int
     skipped_ticks: int
     trouble: str = ""  # why it is not up, for a person
+    routes: int = 0  # that run over it
+    promised_out: int = 0  # to them, of what this node sends; millicells per second
+    promised_in: int = 0
 
 
 class KeptStatus(Struct, frozen=True):
@@ -141,6 +150,8 @@ class Status(Struct, frozen=True):
     engine: str | None = None  # native or python: the inner loops of the data plane; None: not known yet
     guards: tuple[KeptStatus, ...] = ()  # none are drawn before the first circuit
     exits: tuple[KeptStatus, ...] = ()  # nor any when the exit is the operator's choice
+    suite: str = DEFAULT_SUITE
+    warnings: tuple[str, ...] = ()  # what the configuration asks for and had better not
 
 
 class Circuits(Struct, frozen=True):

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, 
 import msgspec
 from msgspec import Meta, Struct
 
+from anonnet.crypto.suite import SUITE_WEAKNESSES
 from anonnet.errors import ConfigError, Malformed, OperatorError
 from anonnet.ids import parse_node_id
 from anonnet.node.address import parse_address
@@ -47,7 +48,7 @@ class NodeSection(_Section, frozen=True):
     state_dir: Path = Path("/var/lib/anonnet")
     run_dir: Path = Path("/run/anonnet")
     user: str = "anonnet"
-    suite: Literal["anonnet-2026"] = "anonnet-2026"
+    suite: Literal["anonnet-2026", "anonnet-2003"] = "anonnet-2026"
     family: tuple[str, ...] = ()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -151,7 +152,7 @@ class Config(_Section, frozen=True):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What works but should be said at start."""
-        found = []
+        found = [f"suite {self.node.suite}: {text}" for text in SUITE_WEAKNESSES[self.node.suite]]
         if self.caller.hops < FEW_HOPS:
             found.append(f"caller.hops = {self.caller.hops}: fewer than {FEW_HOPS} hops protect little")
         if not self.data_plane.realtime_priority:

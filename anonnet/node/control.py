@@ -69,7 +69,7 @@ class Control:
         self._loop = loop
         self._pipe = ReportPipe(given.pipe)
         self._timer: asyncio.TimerHandle | None = None
-        self._states: dict[int, LinkState] = {}
+        self._states: dict[int, tuple[LinkState, str]] = {}
         self._guard = _load_guard(given.guard_dir / GUARD_NAME)
         self._stamped = tai64n(0)
         exit_ = given.config.exit
@@ -148,8 +148,8 @@ class Control:
 
     def _log_links(self) -> None:
         for handle, link in self.node.links.items():
-            if self._states.get(handle) is not link.state:
-                self._states[handle] = link.state
+            if self._states.get(handle) != (link.state, link.trouble):
+                self._states[handle] = (link.state, link.trouble)
                 detail = f" ({link.trouble})" if link.trouble else ""
                 log.info("link with %s: %s%s", short(link.peer.node_id), link.state.value, detail)
 

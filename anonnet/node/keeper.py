@@ -88,6 +88,8 @@ def run(config: Config, debug: bool, verbose: bool, plane: type[Plane] = Plane) 
             for_plane.close()
             return controlplane.run(given)
 
+        for warning in config.warnings:  # now, when nothing can refuse any more: a refusal is one line
+            click.echo(f"anonnet-tun: warning: {warning}", err=True)
         children = {_fork("data plane", data_plane): "data plane", _fork("control", control_plane): "control"}
         for_control.close()
         for_plane.close()

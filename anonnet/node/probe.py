@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from anonnet.errors import OperatorError
@@ -17,17 +17,68 @@ from anonnet.wire.control import Echo, Reason
 
 SETUP_SECONDS: Final = 60.0
 ECHO_SECONDS: Final = 10.0
+PATIENCE_CELLS: Final = 64  # .. and more on slow routes: the time of so many cells
+MAX_RUNS: Final = 1000
 MAX_HOPS: Final = 3  # longest path that `ping` tries
 
 
-class Probe:
-    """One test route, from its first step to its end; each step is said as it happens."""
+async def debugging_runs(control: Control, runs: int, say: Callable[[str], None]) -> api.Circuits:
+    """Make so many debugging runs at once; OperatorError when one fails, after all have ended.
 
-    def __init__(self, control: Control, say: Callable[[str], None]) -> None:
+    No route is taken down before all stand. A single run says each of its steps, many only how each ended.
+    """
+    if not 1 <= runs <= MAX_RUNS:
+        raise OperatorError(f"{runs} debugging runs", f"ask for 1 to {MAX_RUNS}")
+
+    missing = runs
+    together = asyncio.Event()
+
+    def arrive() -> None:
+        nonlocal missing
+        missing -= 1
+        if not missing:
+            together.set()
+            if runs > 1:
+                say(f"{len(control.node.caller.routes)} test routes stand")
+
+    async def hold() -> None:
+        arrive()
+        await together.wait()
+
+    async def run(number: int) -> api.Circuits:
+        probe = Probe(control, say if runs == 1 else lambda text: None, runs)
+        try:
+            found = await probe.debugging_run(hold)
+        except OperatorError as error:
+            arrive()
+            say(f"run {number} of {runs} failed: {error}")
+            raise
+        if runs > 1:
+            say(f"run {number} of {runs} ended well")
+        return found
+
+    ended = await asyncio.gather(*(run(number + 1) for number in range(runs)), return_exceptions=True)
+    failures = [end for end in ended if isinstance(end, BaseException)]
+    if failures and runs == 1:
+        raise failures[0]
+    if failures:
+        raise OperatorError(f"{len(failures)} of {runs} runs failed", str(failures[0]))
+    return api.Circuits(tuple(c for end in ended if isinstance(end, api.Circuits) for c in end.circuits))
+
+
+class Probe:
+    """One test route, from its first step to its end; each step is said as it happens.
+
+    `among` so many at once, it takes its part of what is left of a link.
+    """
+
+    def __init__(self, control: Control, say: Callable[[str], None], among: int = 1) -> None:
         self._control = control
         self._say = say
+        self._among = among
         self._ready = asyncio.Event()
         self._reason: Reason | None = None
+        self._patience = 0.0  # seconds
         self._echoes: dict[int, asyncio.Future[int]] = {}
 
     async def ping(self, node_id: NodeId, count: int) -> api.Pinged:
@@ -44,8 +95,8 @@ class Probe:
             self._end(route)
         return api.Pinged(node_id_text(node_id), tuple(rtts))
 
-    async def debugging_run(self) -> api.Circuits:
-        """Build a test circuit as long as a real one, echo from every hop of it, and take it down."""
+    async def debugging_run(self, hold: Callable[[], Awaitable[None]] | None = None) -> api.Circuits:
+        """Build a test circuit as long as a real one, echo from every hop of it, `hold`, and take it down."""
         report.require_up(self._control)
         hops = self._control.config.caller.hops
         path = self._path(hops, None)
@@ -55,7 +106,10 @@ class Probe:
         route = await self._build(path)
         try:
             for hop in range(len(path)):
-                await self._echo(route, hop, hop)
+                if await self._echo(route, hop, hop) is None:
+                    raise OperatorError(f"no echo from hop {hop + 1} of the test route", "try again")
+            if hold is not None:
+                await hold()
             answer = api.RouteStatus(route.handle, tuple(node_id_text(n.node_id) for n in path),
                                      route.state.value, 0.0)  # fmt: skip
         finally:
@@ -74,15 +128,16 @@ class Probe:
         control = self._control
         first = control.node.neighbours.find(path[0].node_id)
         assert first is not None
-        half = 2 * TEST_SHARE
-        rate = (max(1, first.budget.capacity_out // half), max(1, first.budget.capacity_in // half))
+        parts = max(2 * TEST_SHARE, self._among)
+        rate = (max(1, first.budget.capacity_out // parts), max(1, first.budget.capacity_in // parts))
+        self._patience = PATIENCE_CELLS * 1000 / min(rate)
         watcher = Watcher(self._say, lambda _: self._ready.set(), self._on_dead, self._on_echo)
         route = control.node.caller.build(path, rate, None, watcher, control.now())
         control.settle()
         if isinstance(route, Reason):
             raise OperatorError(f"no test route: {route.text}", "try again when the circuit is down")
         try:
-            async with asyncio.timeout(SETUP_SECONDS):
+            async with asyncio.timeout(SETUP_SECONDS + len(path) * self._patience):
                 await self._ready.wait()
         except TimeoutError:
             self._end(route)
@@ -112,7 +167,7 @@ class Probe:
         control.node.caller.signal(route, hop, Echo(token), sent)
         control.settle()
         try:
-            async with asyncio.timeout(ECHO_SECONDS):
+            async with asyncio.timeout(ECHO_SECONDS + self._patience):
                 received: int = await answered
         except TimeoutError:
             self._say(f"echo {index + 1}: nothing came back")

@@ -67,6 +67,8 @@ def status(control: Control) -> api.Status:
         engine=control.node.stats.engine if control.node.stats else None,
         guards=_kept(control, control.node.ends.guards),
         exits=_kept(control, control.node.ends.exits),
+        suite=control.config.node.suite,
+        warnings=control.config.warnings,
     )
 
 
@@ -88,6 +90,7 @@ def _kept(control: Control, nodes: KeptNodes) -> tuple[api.KeptStatus, ...]:
 def _link(control: Control, handle: int, link: Link) -> api.LinkStatus:
     stats = control.node.stats
     counted = next((s for s in stats.links if s.link == handle), None) if stats else None
+    neighbour = control.node.neighbours[handle]
     counted = counted or LinkStats(handle, 0, 0, 0, 0, 0, 0, 0)
     return api.LinkStatus(
         peer=node_id_text(link.peer.node_id),
@@ -102,6 +105,9 @@ def _link(control: Control, handle: int, link: Link) -> api.LinkStatus:
         late_ticks=counted.late_ticks,
         skipped_ticks=counted.skipped_ticks,
         trouble=link.trouble,
+        routes=len(neighbour.routes),
+        promised_out=neighbour.budget.capacity_out - neighbour.budget.free_out,
+        promised_in=neighbour.budget.capacity_in - neighbour.budget.free_in,
     )
 
 

@@ -16,7 +16,7 @@ from anonnet.errors import OperatorError
 from anonnet.node import api, report
 from anonnet.node.control import Control
 from anonnet.node.peers import parse_exclusion
-from anonnet.node.probe import Probe
+from anonnet.node.probe import Probe, debugging_runs
 from anonnet.proto.isolation import Isolation, check_isolation
 from anonnet.proto.keepers import Wanted
 from anonnet.proto.redundancy import parse_redundancy
@@ -110,8 +110,8 @@ class Service:
             case api.Ping(node, count):
                 probe = Probe(control, say)
                 return await probe.ping(report.find(control, node), count)
-            case api.Debug():
-                return await Probe(control, say).debugging_run()
+            case api.Debug(runs):
+                return await debugging_runs(control, runs, say)
             case api.Stop():
                 control.stopping.set()
                 return report.status(control)

@@ -21,7 +21,7 @@ from typing import ClassVar, Final
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from anonnet.crypto.link import Accepted, LinkInitiator, LinkResponder, SessionKeys
-from anonnet.crypto.suite import Suite
+from anonnet.crypto.suite import Suite, suite_text
 from anonnet.errors import Malformed, PeerFault
 from anonnet.ids import NodeId
 from anonnet.proto import orders as o
@@ -213,6 +213,12 @@ class Link:
             self._answered = None
             self._opened = False
             self._rise(now)
+
+    def on_other_suite(self, suite_code: int) -> None:
+        """Something at the neighbour's address calls us in another suite. No proof, so only words."""
+        if self.state is not LinkState.UP:
+            theirs, ours = suite_text(suite_code), self._around.suite.name
+            self.trouble = f"neighbour uses suite {theirs}, this node {ours}: node.suite must be the same"
 
     # -- life -------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from anonnet.crypto.gate import Challenge, CookieJar, HandshakeGate, Pass, TimestampGuard
+from anonnet.crypto.gate import Challenge, CookieJar, Foreign, HandshakeGate, Pass, TimestampGuard
 from anonnet.crypto.link import LinkResponder
 from anonnet.crypto.suite import Suite
 from anonnet.errors import PeerFault
@@ -67,8 +67,9 @@ class Node:
         self._jars: dict[int, CookieJar] = {}
         self._message_ids: dict[int, int] = {}
         self._guard = guard
-        self._gate = HandshakeGate(identity.link_public, HANDSHAKES_PER_SECOND, random)
+        self._gate = HandshakeGate(identity.link_public, HANDSHAKES_PER_SECOND, random, suite.code)
         self._partials = handshake.Reassembler()
+        self._suite = suite
         self._responder = LinkResponder(suite, identity.link)
         self.neighbours = Neighbours(self.node_id, random)
         self.relay = Relay(self, suite, identity.onion, self.neighbours, exits)
@@ -198,6 +199,10 @@ class Node:
         match self._gate.check(datagram, where, now):
             case Challenge(answer):
                 self.order(o.SendHandshake(0, [answer], source))
+            case Foreign(suite_code):
+                for link in self.links.values():
+                    if link.endpoint == source:
+                        link.on_other_suite(suite_code)
             case Pass(piece):
                 if piece.kind is DatagramType.RESPONSE and self._awaiting(piece) is None:
                     return  # nobody asked: it must not take the place of a message that somebody waits for
@@ -231,7 +236,7 @@ class Node:
         self.guard_changed = True
         answer = link.on_offer(accepted, offer, source, now)
         if answer is not None:
-            key = handshake.mac1_key(accepted.remote_public)
+            key = handshake.mac1_key(accepted.remote_public, self._suite.code)
             datagrams = handshake.fragment(answer, message.fmt, DatagramType.RESPONSE, offer.index,
                                            message.message_id, key, None, self.random)  # fmt: skip
             self.order(o.SendHandshake(link.handle, datagrams, source))
@@ -242,7 +247,7 @@ class Node:
         jar = self._jars[link.handle]
         datagrams = handshake.fragment(
             message, link.peer.profile.format, DatagramType.INITIATION, link.opening_index, message_id,
-            handshake.mac1_key(link.peer.link_public), jar.cookie(now), self.random,
+            handshake.mac1_key(link.peer.link_public, self._suite.code), jar.cookie(now), self.random,
         )  # fmt: skip
         jar.sent(datagrams[0])
         self._message_ids[link.handle] = message_id

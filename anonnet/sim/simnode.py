@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from anonnet.crypto.gate import TimestampGuard
 from anonnet.crypto.keys import NodeKeys
-from anonnet.crypto.suite import ANONNET_2026
+from anonnet.crypto.suite import ANONNET_2026, Suite
 from anonnet.ids import NodeId
 from anonnet.proto import orders as o
 from anonnet.proto.exits import ExitCircuits
@@ -37,12 +37,13 @@ class SimNode:
 
     def __init__(self, world: World, name: str, address: str, keys: NodeKeys,
                  known: Mapping[NodeId, KnownNode], is_exit: bool, plane: type[Plane] = Plane,
-                 clock: Clock = TRUE_CLOCK) -> None:  # fmt: skip
+                 clock: Clock = TRUE_CLOCK, suite: Suite = ANONNET_2026) -> None:  # fmt: skip
         self.world = world
         self.name = name
         self.address = address
         self.keys = keys
         self.clock = clock
+        self.suite = suite
         self.on_packet: Callable[[str, bytearray], None] = lambda role, packet: None
         self.running = False
         self._known = known
@@ -80,8 +81,9 @@ class SimNode:
         exits = ExitCircuits(IPv4Network("100.127.0.0/16"), IPv6Network("fd00::/64"))
         pool = exits if self._is_exit else None
         identity = Identity(self.keys.node_id, self.keys.link, self.keys.link_public, self.keys.onion)
-        self.plane = self._plane(self.now, draw("plane"), schedule_random=draw("schedule"))
-        self.core = Node(identity, ANONNET_2026, self._known, pool, draw("core"),
+        self.plane = self._plane(self.now, draw("plane"), schedule_random=draw("schedule"),
+                                 suite=self.suite)  # fmt: skip
+        self.core = Node(identity, self.suite, self._known, pool, draw("core"),
                          lambda: tai64n(self.now + self.clock.stood), self._guard)  # fmt: skip
         for peer in self.peers:
             self.core.add_link(peer, self.now)

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from anonnet.crypto.keys import NodeKeys
+from anonnet.crypto.suite import ANONNET_2026, Suite
 from anonnet.ids import NodeId
 from anonnet.proto.path import KnownNode
 from anonnet.proto.plane import Plane
@@ -62,11 +63,12 @@ class World:
     def build(self, names: Sequence[str], links: Sequence[tuple[str, str]], exits: Sequence[str],
               planes: Mapping[str, type[Plane]] | None = None,
               profiles: Mapping[tuple[str, str], str] | None = None,
-              ppm: Mapping[str, int] | None = None) -> None:  # fmt: skip
+              ppm: Mapping[str, int] | None = None,
+              suites: Mapping[str, Suite] | None = None) -> None:  # fmt: skip
         """Make nodes, and the links between them.
 
         `planes` replaces the data plane of some nodes (cheaters), `profiles` what (here, there) is set to,
-        `ppm` is what nodes' clocks gain, in parts of a million.
+        `ppm` is what nodes' clocks gain, in parts of a million; `suites` names who differs.
         """
         keys = {name: self._keys(name) for name in names}
         address = {name: f"10.{index + 1}.0.1" for index, name in enumerate(names)}
@@ -80,7 +82,9 @@ class World:
         for name in names:
             plane = (planes or {}).get(name, Plane)
             clock = Clock((ppm or {}).get(name, 0))
-            self.add(SimNode(self, name, address[name], keys[name], known, name in exits, plane, clock))
+            suite = (suites or {}).get(name, ANONNET_2026)
+            own = keys[name]
+            self.add(SimNode(self, name, address[name], own, known, name in exits, plane, clock, suite))
         for one, other in links:
             for here, there in ((one, other), (other, one)):
                 profile = (profiles or {}).get((here, there), self.profile)

@@ -4,8 +4,8 @@
     | type | index | message id | part | parts | length | chunk · random bytes | mac1 | mac2 |
 
 Every datagram has the full length of the link's format. `index` is where the initiator wants its answers.
-mac1 is keyed by the receiver's link key: who does not know that key gets silence. mac2 is keyed by a
-cookie, or zero. Neither is a secret's proof; that is the handshake's own business.
+mac1 is keyed by the receiver's link key and the suite: who does not know that key gets silence. mac2 is keyed
+by a cookie, or zero. Neither is a secret's proof; that is the handshake's own business.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from anonnet.wire.datagram import INDEX_MASK, word
 MAC_LEN: Final = 16
 MACS_LEN: Final = 2 * MAC_LEN
 MAC1_LABEL: Final = b"AnonNet mac1"
+FIRST_SUITE: Final = 1  # code of anonnet-2026, which adds nothing to the key of mac1
 MAX_PARTS: Final = 8  # the longest message of a suite, 1325 bytes, makes 7 narrow datagrams
 NO_COOKIE: Final = bytes(MAC_LEN)
 FRAGMENT_HEADER: Final = struct.Struct(">IIBBH")  # type and index, message id, part, parts, chunk length
@@ -175,9 +176,10 @@ def chunk_len(fmt: Format) -> int:
     return fmt.datagram_len - HEADER_LEN - MACS_LEN
 
 
-def mac1_key(receiver_public: bytes) -> bytes:
-    """Return the key of mac1 for datagrams to the node with that 32-byte link key."""
-    return blake2s(MAC1_LABEL + receiver_public).digest()
+def mac1_key(receiver_public: bytes, suite_code: int = FIRST_SUITE) -> bytes:
+    """Return the key of mac1 for datagrams of a suite to the node with that 32-byte link key."""
+    suite = b"" if suite_code == FIRST_SUITE else bytes([suite_code])
+    return blake2s(MAC1_LABEL + receiver_public + suite).digest()
 
 
 def mac(key: bytes, data: bytes) -> bytes:

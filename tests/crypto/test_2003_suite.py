@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import random
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import permutations
 
@@ -356,3 +358,24 @@ def test_each_subkey_and_the_slot_matter() -> None:
         other = HOPS[0]._replace(**{part: getattr(HOPS[1], part)})
         assert encipher(other, 1, plain, NARROW)[16:] != found[16:]
     assert encipher(HOPS[0], 2, plain, NARROW)[:16] != found[:16]
+
+
+def test_nothing_is_loaded_at_first_use() -> None:
+    """What a data plane does for its first route must not take longer than for its second: it would show."""
+    script = """
+import sys
+from anonnet.crypto.onion import LayerKeys
+from anonnet.crypto.suite import load_suite
+from anonnet.spec import WIDE
+from anonnet.wire.cell import rows
+suite, (row,), before = load_suite("anonnet-2003"), rows(WIDE, 1), set(sys.modules)
+key, header, sealed = bytes(48), memoryview(bytes(12)), memoryview(bytearray(WIDE.cell_len + 16))
+suite.sealer(key)(header, row.cell, None, sealed)
+suite.opener(key)(header, sealed, None, row.cell)
+layer = suite.layer(LayerKeys(bytes(32), bytes(32), bytes(32)))
+layer.encipher(1, row, row)
+layer.decipher(1, row)
+print(*sorted(set(sys.modules) - before))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

@@ -16,6 +16,7 @@ from anonnet.crypto.gate import (
     Challenge,
     CookieJar,
     CookieSecrets,
+    Foreign,
     HandshakeGate,
     Pass,
     TimestampGuard,
@@ -228,3 +229,24 @@ def test_tai64n_sorts_as_time_does() -> None:
     stamps = [tai64n(t) for t in times]
     assert stamps == sorted(set(stamps))
     assert tai64n(1) == tai64n(0)  # 16.8 ms are one
+
+
+# -- suites -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fmt", [WIDE, NARROW], ids=lambda f: f.name)
+def test_a_caller_of_another_suite_is_known_and_not_answered(fmt: Format) -> None:
+    for ours, theirs in ((1, 2), (2, 1)):
+        gate = HandshakeGate(PUBLIC, 0, entropy(), ours)  # every message is load, so would be challenged
+        key = mac1_key(PUBLIC, theirs)
+        datagrams = fragment(MESSAGE, fmt, DatagramType.INITIATION, 0xABCDEF, 1, key, None, entropy())
+        assert [gate.check(d, SOURCE, 1) for d in datagrams] == [Foreign(theirs)] * len(datagrams)
+        own = fragment(MESSAGE, fmt, DatagramType.INITIATION, 1, 2, mac1_key(PUBLIC, ours), None, entropy())
+        assert isinstance(gate.check(own[0], SOURCE, 2), Challenge)  # the control; and nothing was counted
+
+
+def test_other_nodes_keys_and_unknown_suites_are_silence() -> None:
+    gate = HandshakeGate(PUBLIC, 5, entropy())
+    for key in (mac1_key(bytes(32), 2), mac1_key(PUBLIC, 9)):
+        datagrams = fragment(MESSAGE, WIDE, DatagramType.INITIATION, 1, 1, key, None, entropy())
+        assert {gate.check(d, SOURCE, 1) for d in datagrams} == {DROP}

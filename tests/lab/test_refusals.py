@@ -88,7 +88,7 @@ def stopped(lab: LiveLab, host: str) -> Iterator[None]:
         ("[node]", "[node]\nnmae = 1", "did you mean name?"),
         ("hops = 3", "hops = 99", "caller.hops"),
         ("hops = 3", 'tun = "a-name-that-is-too-long"', "at most 15"),
-        ('"10m"', '"10parsecs"', "modem"),
+        ('profile = "', 'profile = "some', "modem"),
         ('invite = "anonnet:', 'invite = "anonnet:AAAA', "copy all"),
         ("[links]", "[transport.x]\ny = 1\n[links]", "transport"),
         ("[caller]", "[data_plane]\nrealtime_priority = -1\n[caller]", "realtime_priority"),

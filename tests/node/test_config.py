@@ -28,6 +28,7 @@ WRONG = {
     "[node]\nstatedir = '/x'": "unknown key node.statedir: did you mean state_dir?",
     "[node]\nstate_dir = 'x'": "node.state_dir will not do: expected an absolute path",
     "[node]\nlog_level = 'loud'": "node.log_level will not do: write one of 'debug', 'info'",
+    "[node]\nsuite = 'anonnet-1998'": "node.suite will not do: write one of 'anonnet-2026', 'anonnet-2003'",
     "[node]\nfamily = ['hazel']": "node.family[0] = 'hazel' will not do: not a node id",
     "[node]\nname = 'ßßßßßßßßßßßßßßßßß'": "at most 32 bytes",
     "[transport]\nraw = false\nudp = false": "transport.raw and transport.udp are off: set one of them",
@@ -131,6 +132,13 @@ def test_few_hops_are_warned_of() -> None:
     assert "hops = 2" in parse(b"[caller]\nhops = 2", "x").warnings[0]
 
 
+def test_a_suite_is_named_or_refused_and_what_is_weak_is_warned_of() -> None:
+    old = parse(b"[node]\nsuite = 'anonnet-2003'", "x")
+    assert all(warning.startswith("suite anonnet-2003: ") for warning in old.warnings)
+    for weak in ("Arcfour", "Diffie-Hellman", "Tiger-192"):
+        assert any(weak in warning for warning in old.warnings)
+
+
 hosts = st.ip_addresses().filter(lambda host: not host.is_unspecified and not host.is_multicast)
 
 
@@ -190,6 +198,18 @@ class TestPeers:
         ):
             with pytest.raises(ConfigError, match=reason):
                 read_peers(config, own, "x")
+
+    @pytest.mark.parametrize(
+        ("here", "there"), [("anonnet-2026", "anonnet-2003"), ("anonnet-2003", "anonnet-2026")]
+    )
+    @pytest.mark.parametrize("link", ["true", "false"])
+    def test_nodes_of_another_suite(self, here: str, there: str, link: str) -> None:
+        """Not even to know of: a route would lead over it."""
+        peer = parse(f"[node]\nsuite = '{there}'".encode(), "x")
+        invite = own_invite(peer, self.keys[1], [], 1)
+        text = f"[node]\nsuite = '{here}'\n[[peers]]\ninvite = '{invite}'\nlink = {link}"
+        with pytest.raises(ConfigError, match=f"uses suite {there}, this node {here}"):
+            read_peers(parse(text.encode(), "x"), None, "x")
 
     def test_somebody_to_link_with(self) -> None:
         peers = read_peers(self.file(f"invite = '{self.invite(1)}'\nlink = false"), None, "x")
