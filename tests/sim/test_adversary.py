@@ -200,6 +200,21 @@ def test_a_network_is_a_ticket_however_many_addresses_it_holds() -> None:
     assert theory.share_by_network([1, 1], [1, 0]) == pytest.approx(1 / 4)
 
 
+def test_the_real_guard_list_draws_networks_not_addresses() -> None:
+    dice = stdlib_random.Random(12)
+    honest, corrupt = [0] * 2 + [1] * 18, [20] * 2 + [0] * 18
+    his = [known(1000 + i, 256 + i % 2) for i in range(40)]
+    nodes = {node.node_id: node for node in [*his, *(known(i, 300 + i) for i in range(18))]}
+    links: list[Any] = [_Link(node_id) for node_id in nodes]
+    drawn, hosts = 0, 600
+    for _ in range(hosts):
+        (first,) = Guards(nodes, dice.randbytes, lambda: 0).choose(links, (), 1, 0)
+        drawn += first.node_id in {node.node_id for node in his}
+    expected = theory.share_by_network(honest, corrupt)
+    assert abs(drawn / hosts - expected) < 4 * np.sqrt(expected * (1 - expected) / hosts)
+    assert expected < theory.share_by_address(honest, corrupt) / 5
+
+
 @pytest.mark.parametrize(
     ("c", "nodes", "success", "rotations"),
     [(0.01, 4, 0.5, 18), (0.01, 6, 0.5, 12), (0.05, 4, 0.5, 4), (0.05, 6, 0.9, 8), (0.1, 1, 0.99, 44)],

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from anonnet.proto.guards import EXITS as EXITS_WANTED
 from anonnet.proto.guards import GUARD_DAYS, guards_wanted
 from anonnet.proto.keeper import LIFE_NS
-from anonnet.proto.kept import LAST_SKIP_NS
+from anonnet.proto.kept import LAST_SKIP_NS, LIFE_DAYS
 from anonnet.proto.rebuild import SUPPLY, SUPPLY_REFILL_NS
 
 DAYS: Final = 30
@@ -37,10 +38,10 @@ class Attack(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Token buckets of a circuit (`proto.rebuild`), with the seconds in which each gains one token.
+    """Token buckets of a circuit, with the seconds in which each gains one token.
 
     builds: all builds are paid from it, and those that nobody planned wait for it; it refills faster with
-    more routes. exits: exits tried.
+    more routes (`proto.rebuild`). exits: exits drawn; means nothing where exits are kept.
     """
 
     builds: float = SUPPLY
@@ -79,7 +80,7 @@ class Policy:
     in_turn: bool = True
 
 
-EXITS: Final = Kept(2, GUARD_DAYS)  # as recommended in docs/adversary.md
+EXITS: Final = Kept(EXITS_WANTED, LIFE_DAYS)  # as `proto.guards` keeps them
 
 
 def guards(routes: int) -> Kept:
