@@ -80,6 +80,7 @@ class Suite:
     sealer: Callable[[bytes], Seal]  # of one of the keys that a link handshake yields
     opener: Callable[[bytes], Open]
     layer: Callable[[LayerKeys], OnionLayer]
+    link_key_len: int = 32  # bytes
 
     def prologue(self, label: bytes, context: bytes) -> bytes:
         """Bind a handshake to its purpose, the protocol's version, this suite and the caller's context."""

@@ -24,7 +24,7 @@ from anonnet.crypto.keys import load_keys
 from anonnet.crypto.suite import load_suite
 from anonnet.errors import AnonNetError, OperatorError
 from anonnet.net.sockets import Listening, open_sockets
-from anonnet.node import control, controlplane, dataplane, pipe
+from anonnet.node import capacity, control, controlplane, dataplane, pipe
 from anonnet.node.api import SOCKET_NAME
 from anonnet.node.config import Config
 from anonnet.node.peers import read_peers, require_link
@@ -65,9 +65,9 @@ def run(config: Config, debug: bool, verbose: bool, plane: type[Plane] = Plane) 
         transport.raw, transport.udp, transport.ip_protocol, transport.udp_port, transport.mark,
         str(transport.bind4), str(transport.bind6),
     ))  # fmt: skip
-    for peer in peers:
-        if peer.link:
-            control.link_peer(peer, frozenset(sockets))  # complain now, with the terminal at hand
+    # Complain now, with the terminal at hand.
+    capacity.require([control.link_peer(peer, frozenset(sockets)) for peer in peers if peer.link],
+                     suite, engine)  # fmt: skip
     listener = _listen(config.node.run_dir, user)
     session: Session | None = None
     try:

@@ -29,6 +29,7 @@ ANONNET_2003: Final = Suite(
     sealer=lambda key: ArcfourLink(key).seal,
     opener=lambda key: ArcfourLink(key).open,
     layer=TigerLayer,
+    link_key_len=KEY_LEN,
 )
 
 

@@ -1,0 +1,84 @@
+"""Whether this host can hold the links that it is to have: measured at start, in CPU time.
+
+A link sends all its slots, whatever they hold, so what a node must do is known before it begins. Routes take
+their slots from those of links and never more than there are: a node that can hold its links full of others'
+routes, a layer for each cell that comes in, can hold any route that it is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from anonnet.crypto.onion import LayerKeys
+from anonnet.crypto.suite import ANONNET_2026, Suite
+from anonnet.errors import OperatorError
+from anonnet.proto.engine import Engine
+from anonnet.proto.link import LinkPeer
+from anonnet.proto.profile import SECOND_NS
+from anonnet.spec import HEADER_LEN, TAG_LEN, Format
+from anonnet.wire.cell import rows
+
+CELLS: Final = 32  # timed at once
+TRIES: Final = 5  # the best counts: others may be at the caches
+SHARE: Final = 0.8  # of a core that the data plane may plan with; the rest is for its ends, and for the host
+SEND_US: Final = {"raw": 3.0, "udp": 1.0}  # of the kernel's for each cell (docs/performance.md) ...
+RECEIVE_US: Final = 1.0  # ... and of the loop's
+
+
+class Cost(NamedTuple):
+    """Microseconds for each cell that goes out, and for each that comes in."""
+
+    out: float
+    into: float
+
+
+def measure(suite: Suite, engine: Engine, fmt: Format) -> Cost:
+    """Time sealing, and opening with a layer."""
+    key, nonce = os.urandom(suite.link_key_len), memoryview(os.urandom(HEADER_LEN))
+    seal, open_ = engine.sealer(key), engine.opener(key)
+    layer = engine.layer(LayerKeys(os.urandom(32), os.urandom(32), os.urandom(32)))
+    row, sealed = rows(fmt, 1)[0], memoryview(bytearray(fmt.cell_len + TAG_LEN))
+    out = _best(lambda: seal(nonce, row.cell, None, sealed))
+    opened = _best(lambda: open_(nonce, sealed, None, row.cell))
+    return Cost(out, opened + _best(lambda: layer.encipher(1, row, row)))
+
+
+def _best(work: Callable[[], object]) -> float:
+    found = []
+    for _ in range(TRIES):
+        start = time.thread_time_ns()
+        for _ in range(CELLS):
+            work()
+        found.append(time.thread_time_ns() - start)
+    return min(found) / CELLS / 1000
+
+
+def load(links: Sequence[LinkPeer], cost: Callable[[Format], Cost]) -> float:
+    """Return the share of a core that the links take when they are full of routes."""
+    total = 0.0
+    for link in links:
+        schedule, (out, into) = link.schedule, cost(link.profile.format)
+        out += SEND_US[link.endpoint.transport]
+        into += RECEIVE_US
+        per_tick_us = schedule.cells_out * out + schedule.cells_in * into
+        total += per_tick_us * 1000 / schedule.tick_ns
+    return total
+
+
+def require(links: Sequence[LinkPeer], suite: Suite, engine: Engine) -> None:
+    """OperatorError if the data plane, which has one core, could not hold the links."""
+    costs = {fmt: measure(suite, engine, fmt) for fmt in {link.profile.format for link in links}}
+    share = load(links, costs.__getitem__)
+    if share > SHARE:
+        cells = sum(
+            (link.schedule.cells_out + link.schedule.cells_in) * SECOND_NS // link.schedule.tick_ns
+            for link in links
+        )
+        what = f"these links' {cells} cells a second need {share:.0%} of a core; {SHARE:.0%} can be had"
+        hint = "configure fewer links, or slower profiles"
+        if engine.name != "native" and suite is ANONNET_2026:
+            hint += "; the native data plane carries more"
+        raise OperatorError(what, hint)
