@@ -61,8 +61,8 @@ class DhHandshake:
         self.remote_static = remote_static
         self._transcript = tiger(protocol.encode() + b"\0" + prologue + responder)
         self._agreed = b""  # key of tags, from A
-        self._secret = b""  # G, once both messages are known
-        self._theirs = b""  # the initiator's e, at the responder
+        self._secret = b""  # G, once the peer's message is known
+        self._finished = False
 
     @property
     def handshake_hash(self) -> bytes:
@@ -78,10 +78,9 @@ class DhHandshake:
             self._agreed = _tag_key(self._transcript, x25519(self._x, self.remote_static))
             self._transcript = tiger(self._transcript + own + payload)
             return own + payload + hmac_tiger(self._agreed, self._transcript)
-        transcript = tiger(self._transcript + own + payload)
-        self._secret = group.agree(self._exponent, self._theirs)
-        self._transcript = transcript
-        return own + payload + _confirmation(self._agreed, self._secret, transcript)
+        self._transcript = tiger(self._transcript + own + payload)
+        self._finished = True
+        return own + payload + _confirmation(self._agreed, self._secret, self._transcript)
 
     def read(self, message: bytes) -> bytes:
         """Return the payload of the peer's message; Malformed or Forged when it is not genuine."""
@@ -91,21 +90,22 @@ class DhHandshake:
         signed, tag = message[:-TAG_LEN], message[-TAG_LEN:]
         theirs, payload = message[: group.PUBLIC_LEN], signed[head:]
         transcript = tiger(self._transcript + signed)
-        secret = group.agree(self._exponent, theirs)
         if self._initiator:
+            secret = group.agree(self._exponent, theirs)
             _compare(tag, _confirmation(self._agreed, secret, transcript))
-            self._secret = secret
         else:
             x = message[group.PUBLIC_LEN : _HEAD_LEN]
             agreed = _tag_key(self._transcript, x25519(self._x, x))
             _compare(tag, hmac_tiger(agreed, transcript))
-            self._agreed, self._theirs, self.remote_static = agreed, theirs, x
-        self._transcript = transcript
+            secret = group.agree(self._exponent, theirs)  # the dear part comes last
+            self._agreed, self.remote_static = agreed, x
+        self._secret, self._transcript = secret, transcript
+        self._finished = self._initiator
         return payload
 
     def split(self) -> tuple[bytes, bytes]:
         """Return the keys, 48 bytes each: of the initiator's sending, of the responder's sending."""
-        if not self._secret:
+        if not self._finished:
             raise RuntimeError("the handshake is not finished")
         material = hkdf_tiger(self._secret, self._transcript, KEYS_LABEL, 2 * KEY_LEN)
         return material[:KEY_LEN], material[KEY_LEN:]
