@@ -52,7 +52,6 @@ def run(config: Config, debug: bool, verbose: bool, plane: type[Plane] = Plane) 
     )  # fmt: skip
     suite = load_suite(config.node.suite)
     engine = choose(suite, config.data_plane.wants_native)
-    log.info("data plane: %s%s", engine.name, f" ({native.trouble})" if native.trouble else "")
     keys = load_keys(config.node.state_dir)
     peers = read_peers(config, keys.node_id, "configuration")
     require_link(peers, "configuration")
@@ -88,8 +87,10 @@ def run(config: Config, debug: bool, verbose: bool, plane: type[Plane] = Plane) 
             for_plane.close()
             return controlplane.run(given)
 
-        for warning in config.warnings:  # now, when nothing can refuse any more: a refusal is one line
+        # Said now, when nothing can refuse any more: a refusal is one line.
+        for warning in config.warnings:
             click.echo(f"anonnet-tun: warning: {warning}", err=True)
+        log.info("data plane: %s%s", engine.name, f" ({native.trouble})" if native.trouble else "")
         children = {_fork("data plane", data_plane): "data plane", _fork("control", control_plane): "control"}
         for_control.close()
         for_plane.close()
