@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SHARES: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3)
 AMONG: Final = 0.05  # the share of corrupt relays where one is shown
-CALLERS: Final = 200  # for each share
+CALLERS: Final = 1000  # for each share
 SEED: Final = 2003
 
 NOTHING: Final = "nothing kept"
