@@ -16,7 +16,11 @@ setup(
             depends=[str(path) for path in sorted(NATIVE.glob("*.h"))],
             define_macros=[("ANONNET_SOURCES", f'"{known["fingerprint"]()}"')],
             libraries=["crypto"],
-            extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wno-missing-field-initializers"],
+            extra_compile_args=[
+                *("-std=gnu11", "-O2", "-fstack-protector-strong"),
+                *("-Wall", "-Wextra", "-Wno-missing-field-initializers"),
+            ],
+            extra_link_args=["-Wl,-z,relro,-z,now"],
             optional=True,
         )
     ]

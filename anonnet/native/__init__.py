@@ -20,7 +20,7 @@ HINT: Final = "build it: python setup.py build_ext --inplace (it needs gcc, pyth
 def _load() -> tuple[ModuleType | None, str]:
     try:
         from anonnet import _native  # noqa: PLC0415  it may not be there
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # not built, or no OpenSSL that has what it needs
         return None, f"the native data plane cannot be loaded: {error}"
     if sources() and fingerprint() != _native.SOURCES:
         return None, "the native data plane was built from other sources than these"

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.layers.inet import IP, UDP
 
+import anonnet
 from anonnet import native
 from anonnet.crypto.onion import LayerKeys
 from anonnet.errors import OperatorError
@@ -460,6 +461,14 @@ def test_without_it_python_does_its_work_unless_it_is_asked_for(monkeypatch: pyt
     assert engines.choose().name == engines.choose(wanted=False).name == "python"
     with pytest.raises(OperatorError, match="no compiler"):
         engines.choose(wanted=True)
+
+
+def test_what_cannot_be_loaded_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(anonnet, "_native", raising=False)
+    monkeypatch.setitem(sys.modules, "anonnet._native", None)
+    module, trouble = native._load()
+    assert module is None
+    assert "cannot be loaded" in trouble
 
 
 def test_a_stale_build_is_noticed(fast: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
