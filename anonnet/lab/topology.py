@@ -30,7 +30,7 @@ WEB4: Final = IPv4Network("203.0.113.0/24")  # RFC 5737
 WEB6: Final = IPv6Network("2001:db8:cafe::/64")  # RFC 3849
 MAX_NODES: Final = 63  # what 100.64.0.0/10 holds in /16s, less one
 ENTRIES: Final = 3  # neighbours of the caller, at most
-FAN_OUT: Final = 2  # neighbours of a relay in the next column, at most
+FAN_OUT: Final = 2  # neighbours of a relay in the next column, at most, unless told otherwise
 
 
 class Role(StrEnum):
@@ -138,12 +138,14 @@ def build(
     rate: str = "10m",
     transport: str = "raw",
     chain: bool = False,
+    fan_out: int = FAN_OUT,
     ip: int = 4,
     suite: str = DEFAULT_SUITE,
 ) -> Topology:
     """Lay out a lab; OperatorError for too few relays, too many nodes or an unknown rate.
 
-    `chain` keeps only caller - r1 - r2 .. - x1, for measurements: no node has an idle link.
+    `chain` keeps only caller - r1 - r2 .. - x1, for measurements: no node has an idle link. So does a `fan_out`
+    (a relay's neighbours in the next column, at most) of 1, for several routes side by side.
     """
     parse_profile(rate)
     load_suite(suite)  # complain now if this host lacks its libraries
@@ -162,14 +164,14 @@ def build(
     columns = [names[1 + k : 1 + relays : hops - 1] for k in range(hops - 1)] + [names[1 + relays :]]
     links = [Link(CALLER, name) for name in columns[0][:ENTRIES]]
     for here, there in pairwise(columns):
-        links += _join(here, there)
+        links += _join(here, there, fan_out)
     return Topology((*nodes, Host(WEB, Role.WEB, -1)), tuple(links), hops, rate, transport, ip, suite)
 
 
-def _join(here: Sequence[str], there: Sequence[str]) -> list[Link]:
-    """Link each node of a column with FAN_OUT of the next, so that none of the next is left out."""
+def _join(here: Sequence[str], there: Sequence[str], fan_out: int) -> list[Link]:
+    """Link each node of a column with `fan_out` of the next, so that none of the next is left out."""
     pairs: set[tuple[int, int]] = set()
     for i in range(max(len(here), len(there))):
-        for step in range(min(FAN_OUT, len(there))):
+        for step in range(min(fan_out, len(there))):
             pairs.add((i % len(here), (i + step) % len(there)))
     return [Link(here[i], there[j]) for i, j in sorted(pairs)]

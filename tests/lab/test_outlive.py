@@ -1,0 +1,229 @@
+r"""Circuits of several routes: throughput adds up, and a download outlives the relays that it passes.
+
+    lanes  caller ---- r1 ---- r2 ---- x1 ~~~ web      four  caller ---- r1 ---- r2 ---- x1 ~~~ web
+              |------- r3 ---- r4 -----|                        \        \/      /
+              '------- r5 ---- r6 -----'                         \       /\     /
+                                                                  -- r3 ---- r4
+
+One download runs while relays are killed, restarted, frozen and cut off. With four relays, a route that is
+lost cannot be had again before its relay is back: all that while the flow has one route.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from hashlib import sha256
+from itertools import count
+
+import pytest
+
+from anonnet.lab import network, nodes, services
+from anonnet.lab.content import content
+from anonnet.lab.place import CALLER
+from anonnet.lab.stalls import StallWatch
+from anonnet.lab.weather import Rule
+from anonnet.node import api
+from tests.lab.live import FULL, WEB4, LiveLab, live, until
+from tests.lab.reader import Reading
+
+pytestmark = pytest.mark.root
+
+RATE = "10m"
+FILE = "1GB"  # more than anybody waits for: a reader is stopped, and what came is compared
+DOWNLOAD = 100_000_000 if FULL else 0  # bytes that must come at least
+WINDOW = 15.0 if FULL else 6.0  # seconds of each measurement of throughput
+HOLD = 2.5  # seconds that a fault lasts: longer than a route is waited for
+OUTAGE = 25.0 if FULL else 5.0  # of all routes at once; the exit keeps a circuit for 30
+BACK = 40.0  # until all routes are there again
+STRIPE_STALL = 2.0
+SPARED_STALL = 0.2  # of mirror, and of k of n
+
+Fault = Callable[[LiveLab, Sequence[str]], AbstractContextManager[None]]
+
+
+@pytest.fixture(scope="module")
+def lanes() -> Iterator[LiveLab]:
+    with live("lanes", relays=6, fan_out=1, rate=RATE) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def four() -> Iterator[LiveLab]:
+    with live("four", rate=RATE) as lab:
+        yield lab
+
+
+# -- what may happen to relays --------------------------------------------------------------------
+
+
+@contextmanager
+def killed(lab: LiveLab, hosts: Sequence[str]) -> Iterator[None]:
+    """As by a power cut; they come back after the block."""
+    for host in hosts:
+        lab.kill(host)
+    yield
+    for host in hosts:
+        lab.start(host)
+
+
+@contextmanager
+def restarted(lab: LiveLab, hosts: Sequence[str]) -> Iterator[None]:
+    """As their operators do it: they take their leave."""
+    for host in hosts:
+        services.stop(lab.place, host, "node", signal.SIGTERM, 10)
+        lab.start(host)
+    yield
+
+
+@contextmanager
+def frozen(lab: LiveLab, hosts: Sequence[str]) -> Iterator[None]:
+    """All processes of theirs stand still."""
+    pids = [pid for host in hosts for pid in lab.daemon_pids(host)]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    yield
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def cut_off(lab: LiveLab, hosts: Sequence[str]) -> Iterator[None]:
+    """The router drops all between them and other nodes."""
+    network.set_weather(lab.place, Rule(drop=1.0), hosts)
+    yield
+    network.clear_weather(lab.place)
+
+
+FAULTS: Sequence[Fault] = (killed, frozen, cut_off, restarted)
+
+
+# -- the download ---------------------------------------------------------------------------------
+
+
+class Download:
+    """One TCP connection of the caller's that reads for as long as the block takes."""
+
+    def __init__(self, lab: LiveLab, routes: int, redundancy: str) -> None:
+        self.lab = lab
+        self.routes = routes
+        self.redundancy = redundancy
+        self._log = lab.place.of(CALLER) / "reader.log"
+        self._out = lab.place.of(CALLER) / "reader.out"
+
+    def __enter__(self) -> Download:
+        command = [sys.executable, "-m", "tests.lab.reader", WEB4, FILE, str(self._log)]
+        self._log.unlink(missing_ok=True)
+        self._running = self.lab.running(CALLER, *command, stdout=self._out.open("w"))
+        self._reader = self._running.__enter__()
+        until(lambda: self._log.exists() and self.reading.size > 1_000_000, 20, "the first megabyte")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        try:
+            if exc[0] is None:
+                self._finish()
+        finally:
+            self._running.__exit__(*exc)
+
+    @property
+    def reading(self) -> Reading:
+        """What has come so far."""
+        return Reading(self._log)
+
+    def open_routes(self) -> tuple[api.RouteStatus, ...]:
+        """The circuit's routes that carry data."""
+        return tuple(r for c in self.lab.status().circuits for r in c.routes if r.state == "open")
+
+    def paths(self) -> list[list[str]]:
+        """The relays of each route."""
+        names = nodes.names(self.lab.place)
+        return [[names[hop] for hop in route.hops[:-1]] for route in self.open_routes()]
+
+    def survive(self, fault: Fault, hosts: Sequence[str], stall: float, hold: float = HOLD) -> None:
+        """Let something happen to relays, and all routes come back: nobody waited longer than `stall`."""
+        began = time.monotonic_ns()
+        with StallWatch() as watch:
+            with fault(self.lab, hosts):
+                time.sleep(hold)
+            until(self.lab.links_up, BACK, "the links after it")
+            # Asking again forgives what rebuilding cost: more breaks here in a minute than elsewhere in a month.
+            self.lab.up("--routes", str(self.routes), "--redundancy", self.redundancy)
+            back = until(lambda: len(self.open_routes()) == self.routes, BACK, "all routes")
+            time.sleep(0.5)
+        gap = self.reading.longest_gap(began, time.monotonic_ns())
+        excused = watch.longest / 1e9
+        rate = self.reading.rate(began, time.monotonic_ns()) / 1e6
+        print(f"{' and '.join(hosts)} {fault.__name__} for {hold:g} s: stall {gap:.3f} s, {rate:.1f} Mbit/s"
+              f" meanwhile; routes back {back:.1f} s later")  # fmt: skip
+        assert self._reader.poll() is None, self._out.read_text()
+        assert gap <= stall + excused
+
+    def _finish(self) -> None:
+        until(lambda: self.reading.size >= DOWNLOAD, 300, f"{DOWNLOAD} bytes")
+        self._reader.send_signal(signal.SIGTERM)
+        assert self._reader.wait(20) == 0
+        size, digest = self._out.read_text().split()
+        whole = sha256()
+        for chunk in content(FILE, 0, int(size)):
+            whole.update(chunk)
+        assert digest == whole.hexdigest()
+        print(f"{int(size) / 1e6:.0f} MB over one connection, checksum as it should be")
+
+
+def begin(lab: LiveLab, routes: int, redundancy: str) -> Download:
+    """A circuit as wished, all its routes open, and a download through it."""
+    lab.up("--routes", str(routes), "--redundancy", redundancy)
+    download = Download(lab, routes, redundancy)
+    until(lambda: len(download.open_routes()) == routes, BACK, f"{routes} routes")
+    return download
+
+
+# -- what they do to the download -----------------------------------------------------------------
+
+
+def test_throughput_adds_up(lanes: LiveLab) -> None:
+    rates = {}
+    for routes in (1, 2, 3):
+        with begin(lanes, routes, "stripe") as download:
+            time.sleep(WINDOW + 2)
+            now = time.monotonic_ns()
+            rates[routes] = download.reading.rate(now - int(WINDOW * 1e9), now)
+        times = rates[routes] / rates[1]
+        print(f"{routes} routes: {rates[routes] / 1e6:.2f} Mbit/s, {times:.2f} times that of one")
+    assert rates[1] >= 0.8 * lanes.rate
+    assert rates[2] >= 1.8 * rates[1]
+    assert rates[3] >= 2.6 * rates[1]
+
+
+def test_two_of_three_shares_suffice(lanes: LiveLab) -> None:
+    with begin(lanes, 3, "2-of-n") as download:
+        for fault, number in zip(FAULTS if FULL else FAULTS[:2], count()):
+            download.survive(fault, [download.paths()[0][number % 2]], SPARED_STALL)
+        download.survive(frozen, download.paths()[1], SPARED_STALL)
+
+
+@pytest.mark.parametrize(("redundancy", "stall"), [("stripe", STRIPE_STALL), ("mirror", SPARED_STALL)])
+def test_a_download_outlives_its_relays(four: LiveLab, redundancy: str, stall: float) -> None:
+    with begin(four, 2, redundancy) as download:
+        for number in range(4):
+            # Each relay in turn; each fault in turn, or on each relay each.
+            for fault in FAULTS if FULL else [FAULTS[number]]:
+                one, other = sorted(download.paths())
+                download.survive(fault, [(*one, *other)[number]], stall)
+        for fault in FAULTS[:3] if FULL else [killed]:
+            download.survive(fault, download.paths()[0], stall)
+
+
+def test_an_outage_of_all_routes_costs_the_time_it_takes(four: LiveLab) -> None:
+    with begin(four, 2, "stripe") as download:
+        relays = [relay for path in download.paths() for relay in path]
+        before = [route.id for route in download.open_routes()]
+        download.survive(frozen, relays, 1 + STRIPE_STALL, 1.0)
+        assert [route.id for route in download.open_routes()] == before
+        # TCP doubles its patience: it tries again up to as long after the outage as that took.
+        download.survive(cut_off, relays, 2 * OUTAGE + STRIPE_STALL, OUTAGE)
