@@ -144,8 +144,8 @@ def build(
 ) -> Topology:
     """Lay out a lab; OperatorError for too few relays, too many nodes or an unknown rate.
 
-    `chain` keeps only caller - r1 - r2 .. - x1, for measurements: no node has an idle link. So does a `fan_out`
-    (a relay's neighbours in the next column, at most) of 1, for several routes side by side.
+    `chain` keeps only caller - r1 - r2 .. - x1, for measurements: no node has an idle link. A `fan_out` (of
+    a relay, in the next column, at most) of 1 does the same for several routes side by side.
     """
     parse_profile(rate)
     load_suite(suite)  # complain now if this host lacks its libraries

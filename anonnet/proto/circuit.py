@@ -12,12 +12,11 @@ from collections.abc import Callable
 from typing import Final
 
 from anonnet.proto.redundancy import STRIPE, Coded, Mirror, Recovery, Redundancy, Sender, Stripe
-from anonnet.proto.segment import Reassembler, Segmenter
+from anonnet.proto.segment import MAX_PACKET, Reassembler, Segmenter
+from anonnet.proto.waiting import Waiting
 from anonnet.spec import TUN_MTU, Format, Kind
 from anonnet.wire.cell import CellRow
 
-QUEUE_NS: Final = 100_000_000  # packets wait at most about this long for their cells
-QUEUE_LEAST: Final = 4 * TUN_MTU  # bytes
 HOLD_NS: Final = 40_000_000  # how long a missing cell is waited for ...
 HOLD_CELLS: Final = 4  # ... and for so many cells' time more if it may have come by a slower route
 
@@ -32,10 +31,11 @@ class Circuit:
     ) -> None:  # fmt: skip
         self.handle = handle
         self.format = fmt
-        self.dropped = 0
+        self._rejected = 0
         self._rates: dict[int, float] = {}
         self._incoming: dict[int, float] = {}
-        self._segmenter = Segmenter(fmt.content_len, QUEUE_LEAST)
+        self._waiting = Waiting()
+        self._segmenter = Segmenter(fmt.content_len, self._waiting.pop)
         self._reassembler = Reassembler(fmt.content_len, HOLD_NS, max_packet=TUN_MTU)
         self._prepare = prepare
         self._finish = finish
@@ -72,8 +72,12 @@ class Circuit:
         if not rate:
             del self._rates[route]
         self._sender.routes(sorted(self._rates))
-        limit = int(sum(self._rates.values()) * self.format.content_len * QUEUE_NS / 1_000_000_000)
-        self._segmenter.limit = max(limit, QUEUE_LEAST)
+        self._waiting.pace(sum(self._rates.values()) * self.format.content_len)
+
+    @property
+    def dropped(self) -> int:
+        """Packets that came to nothing, either way."""
+        return self._rejected + self._waiting.dropped
 
     def expect(self, route: int, rate: float) -> None:
         """So many cells per second come over a route from now on; none with 0.
@@ -95,8 +99,10 @@ class Circuit:
 
     def send(self, packet: bytearray) -> None:
         """A packet from the TUN, rewritten in place, to be cut into cells."""
-        if not self._prepare(packet) or not self._segmenter.push(packet):
-            self.dropped += 1
+        if 0 < len(packet) <= MAX_PACKET and self._prepare(packet):
+            self._waiting.push(packet)
+        else:
+            self._rejected += 1
 
     def receive(self, payload: memoryview, now: int) -> None:
         """A DATA, GROUPED or PARITY payload from the other end."""
@@ -109,7 +115,8 @@ class Circuit:
             self._hand_over(self._reassembler.receive(memoryview(recovered), now))
 
     def on_deadline(self, now: int) -> None:
-        """Give up waiting for cells that are overdue."""
+        """Give up waiting for cells that are overdue. It is also how the circuit learns what time it is."""
+        self._waiting.now = now
         deadline = self._reassembler.next_deadline()
         if deadline is not None and deadline <= now:
             self._hand_over(self._reassembler.on_deadline(now))
@@ -120,4 +127,4 @@ class Circuit:
             if self._finish(packet):
                 self._deliver(packet)
             else:
-                self.dropped += 1
+                self._rejected += 1

@@ -9,6 +9,7 @@ part of; its `sequence` counts the DATA cells of one direction of a circuit, wha
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,38 +24,24 @@ _RECENT_GAPS: Final = 64
 
 
 class Segmenter:
-    """Cuts packets into the content of cells. One per circuit and direction."""
+    """Cuts packets into the content of cells. One per circuit and direction.
 
-    def __init__(self, content_len: int, limit_bytes: int) -> None:
+    `take` hands over the next packet, of 1 to MAX_PACKET bytes, or None if none waits.
+    """
+
+    def __init__(self, content_len: int, take: Callable[[], bytes | None]) -> None:
         self._content_len = content_len
-        self.limit = limit_bytes
-        self._queue: deque[bytes] = deque()  # packets, each after its length
-        self._head = b""  # the one being sent, and how much of it has gone
+        self._take = take
+        self._head = b""  # the packet being sent, after its length, and how much of it has gone
         self._head_at = 0
-        self._queued = 0
         self._sequence = 0
         self._zeros = memoryview(bytes(content_len))
-        self.dropped = 0  # packets
-
-    @property
-    def backlog(self) -> int:
-        """Bytes that wait, lengths included."""
-        return self._queued + len(self._head) - self._head_at
-
-    def push(self, packet: bytes | bytearray | memoryview) -> bool:
-        """Queue a packet; False if it is dropped: the queue is full, or no packet has that length."""
-        size = len(packet)
-        if not 0 < size <= MAX_PACKET or self.backlog + size > self.limit:
-            self.dropped += 1
-            return False
-        self._queue.append(size.to_bytes(LENGTH_LEN, "big") + packet)
-        self._queued += size + LENGTH_LEN
-        return True
 
     def fill(self, row: CellRow, kind: Kind = Kind.DATA) -> bool:
         """Write the payload of one DATA or GROUPED cell; False, with the row untouched, if nothing waits."""
-        queue, head, at = self._queue, self._head, self._head_at
-        if at == len(head) and not queue:
+        head, at = self._head, self._head_at
+        packet = self._take() if at == len(head) else None
+        if at == len(head) and packet is None:
             return False
         content, size = row.content, self._content_len
         if kind is Kind.GROUPED:
@@ -64,10 +51,12 @@ class Segmenter:
         used = 0
         while True:
             if at == len(head):
-                if not queue or size - used < LENGTH_LEN:
+                if packet is None and size - used >= LENGTH_LEN:
+                    packet = self._take()
+                if packet is None:
                     break
-                head, at = queue.popleft(), 0
-                self._queued -= len(head)
+                head, at = len(packet).to_bytes(LENGTH_LEN, "big") + packet, 0
+                packet = None
                 if first == NO_FIRST:
                     first = used
             take = min(len(head) - at, size - used)

@@ -151,7 +151,7 @@ class Download:
             with fault(self.lab, hosts):
                 time.sleep(hold)
             until(self.lab.links_up, BACK, "the links after it")
-            # Asking again forgives what rebuilding cost: more breaks here in a minute than elsewhere in a month.
+            # Asking again forgives what rebuilding cost: more breaks here than elsewhere in a month.
             self.lab.up("--routes", str(self.routes), "--redundancy", self.redundancy)
             back = until(lambda: len(self.open_routes()) == self.routes, BACK, "all routes")
             time.sleep(0.5)

@@ -48,8 +48,10 @@ class Pair:
 
 
 def packets(count: int, seed: int) -> list[bytes]:
+    """Packets of one flow, which keep their order."""
     rng = random.Random(seed)
-    return [rng.randbytes(rng.randint(20, 1500)) for _ in range(count)]
+    head = b"\x45" + bytes(19)
+    return [head + rng.randbytes(rng.randint(1, 1480)) for _ in range(count)]
 
 
 @pytest.mark.parametrize("shares", [0, 1, 2])
