@@ -57,7 +57,7 @@ class Circuit:
             self._sender = Mirror(self._segmenter)
         else:
             self._sender = Coded(self._segmenter, redundancy.shares)
-        self._sender.routes(sorted(self._rates))
+        self._sender.routes(dict(sorted(self._rates.items())))
 
     def fill(self, route: int, row: CellRow) -> bool:
         """Write what a route should carry next; False, with the row untouched, if nothing."""
@@ -71,7 +71,7 @@ class Circuit:
         self._rates[route] = rate
         if not rate:
             del self._rates[route]
-        self._sender.routes(sorted(self._rates))
+        self._sender.routes(dict(sorted(self._rates.items())))
         self._waiting.pace(sum(self._rates.values()) * self.format.content_len)
 
     @property

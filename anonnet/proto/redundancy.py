@@ -12,6 +12,7 @@ what it belongs to, and the receiver drops what it has already.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -22,7 +23,8 @@ from anonnet.proto.segment import Segmenter
 from anonnet.spec import PARITY_HEAD_LEN, PAYLOAD_HEADER_LEN, SLOT_MASK, Kind
 from anonnet.wire.cell import PAYLOAD_HEADER, CellRow
 
-LAG: Final = 64  # cells that a slow route may be behind; older ones are not sent over it any more
+LAG_NS: Final = 20_000_000  # how far a route may be behind: what is older is not sent over it any more ...
+LAG_LEAST: Final = 8  # ... if it is so many cells
 MAX_SHARES: Final = 15
 _GROUPS: Final = 64  # whose parity waits for more of them to come
 _RECENT: Final = 1024  # data cells kept, to recover others from
@@ -59,8 +61,8 @@ class Sender(Protocol):
     def fill(self, route: int, row: CellRow) -> bool:
         """Write what this route should carry next; False, with the row untouched, if nothing."""
 
-    def routes(self, routes: list[int]) -> None:
-        """These are the circuit's routes from now on."""
+    def routes(self, rates: Mapping[int, float]) -> None:
+        """These are the circuit's routes from now on, in order, each with its cells per second."""
 
     def unsent(self, route: int | None = None) -> list[bytes]:
         """Data payloads for one route, or all, that were cut from the stream and not sent over any."""
@@ -76,12 +78,17 @@ class Stripe:
         """The next cell, whatever the route."""
         return self._segmenter.fill(row)
 
-    def routes(self, _routes: list[int]) -> None:
+    def routes(self, _rates: Mapping[int, float]) -> None:
         """They do not matter."""
 
     def unsent(self, _route: int | None = None) -> list[bytes]:
         """None: a cell is cut when it is sent."""
         return []
+
+
+def _lag(rates: Mapping[int, float]) -> int:
+    """How many cells a route may be behind."""
+    return max(LAG_LEAST, round(max(rates.values(), default=0) * LAG_NS / 1_000_000_000))
 
 
 class Mirror:
@@ -92,24 +99,28 @@ class Mirror:
         self._kept: deque[bytes] = deque()
         self._base = 0
         self._at: dict[int, int] = {}
+        self._lag = LAG_LEAST
 
-    def routes(self, routes: list[int]) -> None:
+    def routes(self, rates: Mapping[int, float]) -> None:
         """A new route begins with the next cell."""
         newest = self._base + len(self._kept)
-        self._at = {route: self._at.get(route, newest) for route in routes}
+        self._at = {route: self._at.get(route, newest) for route in rates}
+        self._lag = _lag(rates)
 
     def unsent(self, _route: int | None = None) -> list[bytes]:
         """None: every cell was cut for the first route that carried it."""
         return []
 
     def fill(self, route: int, row: CellRow) -> bool:
-        """The next cell that this route has not carried."""
-        at = max(self._at.get(route, 0), self._base)
-        if at < self._base + len(self._kept):
+        """The next cell that this route has not carried; one that is far behind goes on with the newest."""
+        at, newest = self._at.get(route, 0), self._base + len(self._kept)
+        if at < self._base:
+            at = newest
+        if at < newest:
             row.payload[:] = self._kept[at - self._base]
         elif self._segmenter.fill(row):
             self._kept.append(bytes(row.payload))
-            if len(self._kept) > LAG:
+            while len(self._kept) > self._lag:
                 self._kept.popleft()
                 self._base += 1
         else:
@@ -128,10 +139,11 @@ class Coded:
         self._encoder: zfec.Encoder | None = None
         self._total = shares
 
-    def routes(self, routes: list[int]) -> None:
+    def routes(self, rates: Mapping[int, float]) -> None:
         """Deal to these; what a route that left had not sent is for parity to make good."""
-        self._queues = {route: self._queues.get(route, deque(maxlen=LAG)) for route in routes}
-        self._total = max(self._shares, min(len(routes), MAX_SHARES))
+        lag = _lag(rates)
+        self._queues = {route: deque(self._queues.get(route, ()), maxlen=lag) for route in rates}
+        self._total = max(self._shares, min(len(rates), MAX_SHARES))
         self._encoder = zfec.Encoder(self._shares, self._total)
 
     def unsent(self, route: int | None = None) -> list[bytes]:

@@ -145,6 +145,24 @@ def test_a_route_that_lags_does_not_hold_up_a_mirror() -> None:
     assert pair.got == wanted  # what the others repeat is dropped
 
 
+@pytest.mark.parametrize("shares", [1, 2])
+def test_a_route_that_comes_back_does_not_stay_behind(shares: int) -> None:
+    pair = Pair(shares)
+    for route in ROUTES:
+        pair.here.resize(route, 400)  # 20 ms are eight cells
+    for packet in packets(300, 5):
+        pair.here.send(bytearray(packet))
+    for turn in range(40):
+        for route in ROUTES[turn < 30 :]:  # at first nothing is entrusted to the first route
+            pair.slot(route)
+    before = len(pair.got)
+    pair.cut = {12, 13} if shares == 1 else {12}
+    for _ in range(10):
+        for route in ROUTES:
+            assert pair.slot(route)
+    assert len(pair.got) > before
+
+
 @pytest.mark.parametrize(("text", "shares"), [("stripe", 0), ("mirror", 1), ("2-of-n", 2), ("3-of-4", 3)])
 def test_names(text: str, shares: int) -> None:
     assert parse_redundancy(text).shares == shares
