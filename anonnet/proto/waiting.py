@@ -20,9 +20,12 @@ from zlib import crc32
 from anonnet.proto.rewrite import HEAD6, TCP, UDP
 from anonnet.spec import TUN_MTU
 
-TARGET_NS: Final = 20_000_000  # a queue that does not come below it ...
-INTERVAL_NS: Final = 200_000_000  # ... for so long is not a burst: about the round trip of a circuit
-LIMIT_NS: Final = 200_000_000  # nor does all that waits come to more than this
+# Longer than RFC 8289's 5 and 100 ms. Who else waits does not depend on it, since flows take turns. A circuit's
+# round trip may be several hundred ms; and BBR, which many servers use, keeps a queue of about one, whatever it
+# loses, and each loss costs its reader a round trip: below 80 ms it lost packets all the time in the lab.
+TARGET_NS: Final = 100_000_000  # a queue that does not come below it ...
+INTERVAL_NS: Final = 300_000_000  # ... for so long is not a burst
+LIMIT_NS: Final = 400_000_000  # nor does all that waits come to more than this
 LEAST_LIMIT: Final = 8 * TUN_MTU  # bytes
 QUANTUM: Final = TUN_MTU
 BUCKETS: Final = 256  # flows that meet in one share its turns
@@ -64,7 +67,7 @@ class Waiting:
         self._old: deque[Flow] = deque()
 
     def pace(self, rate: float) -> None:
-        """So many bytes go out each second. On slow links three packets alone take longer than the target."""
+        """So many bytes go out each second: on slow links three packets alone take longer than the target."""
         if rate > 0:
             self._target = max(TARGET_NS, int(3 * TUN_MTU * _SECOND / rate))
             self._interval = max(INTERVAL_NS, 2 * self._target)
