@@ -36,8 +36,8 @@ pytestmark = pytest.mark.root
 RATE = "10m"
 FILE = "1GB"  # more than anybody waits for: a reader is stopped, and what came is compared
 DOWNLOAD = 100_000_000 if FULL else 0  # bytes that must come at least
-WINDOW = 15.0 if FULL else 6.0  # seconds of each measurement of throughput
-HOLD = 2.5  # seconds that a fault lasts: longer than a route is waited for
+WINDOW = 15.0 if FULL else 5.0  # seconds of each measurement of throughput
+HOLD = 2.5 if FULL else 2.0  # seconds that a fault lasts: longer than a route is waited for
 OUTAGE = 25.0 if FULL else 5.0  # of all routes at once; the exit keeps a circuit for 30
 BACK = 40.0  # until all routes are there again
 STRIPE_STALL = 2.0
@@ -150,7 +150,7 @@ class Download:
         with StallWatch() as watch:
             with fault(self.lab, hosts):
                 time.sleep(hold)
-            until(self.lab.links_up, BACK, "the links after it")
+            links = until(self.lab.links_up, BACK, "the links after it")
             # Asking again forgives what rebuilding cost: more breaks here than elsewhere in a month.
             self.lab.up("--routes", str(self.routes), "--redundancy", self.redundancy)
             back = until(lambda: len(self.open_routes()) == self.routes, BACK, "all routes")
@@ -159,7 +159,7 @@ class Download:
         excused = watch.longest / 1e9
         rate = self.reading.rate(began, time.monotonic_ns()) / 1e6
         print(f"{' and '.join(hosts)} {fault.__name__} for {hold:g} s: stall {gap:.3f} s, {rate:.1f} Mbit/s"
-              f" meanwhile; routes back {back:.1f} s later")  # fmt: skip
+              f" meanwhile; links back {links:.1f}, routes {back:.1f} s later")  # fmt: skip
         assert self._reader.poll() is None, self._out.read_text()
         assert gap <= stall + excused
 
