@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from anonnet.proto import redundancy, segment, stream
-from anonnet.proto.circuit import QUEUE_LEAST, QUEUE_NS
+from anonnet.proto import redundancy, segment, stream, waiting
 from anonnet.proto.exits import MAX_ROUTES
 from anonnet.proto.hops import MAX_SIGNALS
 from anonnet.proto.lane import KEPT_SESSIONS, MAX_CONTROL
@@ -122,21 +121,24 @@ def bounds(node: SimNode) -> Iterator[Bound]:
         for queue in way.queues:
             yield Bound("forward queue", sum(slot >= 0 for slot in queue._filled), queue._mask + 1)
     for circuit in plane._circuits.values():
-        segmenter, reassembler, recovery = circuit._segmenter, circuit._reassembler, circuit._recovery
+        reassembler, recovery = circuit._reassembler, circuit._recovery
         full = sum(link.outbox.count * SECOND / link.beat.tick_ns for link in plane.links.values())
-        queue_len = max(QUEUE_LEAST, int(full * circuit.format.content_len * QUEUE_NS / SECOND))
-        yield Bound("packets to send, bytes", segmenter.backlog, queue_len + segment.LENGTH_LEN)
+        rate = full * circuit.format.content_len
+        queue_len = max(waiting.LEAST_LIMIT, int(rate * waiting.LIMIT_NS / SECOND))
+        lag = max(redundancy.LAG_LEAST, round(full * redundancy.LAG_NS / SECOND))
+        yield Bound("packets to send, bytes", circuit._waiting.backlog, queue_len)
+        yield Bound("flows", len(circuit._waiting._flows), waiting.BUCKETS)
         yield Bound("cells held", len(reassembler._held), segment.MAX_HELD)
-        yield Bound("cells left by a former mode", len(circuit._left), redundancy.LAG * MAX_ROUTES)
+        yield Bound("cells left by a former mode", len(circuit._left), lag * MAX_ROUTES)
         yield Bound("cells kept for recovery", len(recovery._recent), redundancy._RECENT)
         yield Bound("groups of parity", len(recovery._shape), redundancy._GROUPS)
         yield Bound("parity", len(recovery._parity), redundancy._GROUPS)
         yield Bound("members of groups", len(recovery._group_of), redundancy._GROUPS * redundancy.MAX_SHARES)
         sender = circuit._sender
         if isinstance(sender, redundancy.Mirror):
-            yield Bound("cells to repeat", len(sender._kept), redundancy.LAG)
+            yield Bound("cells to repeat", len(sender._kept), lag)
         if isinstance(sender, redundancy.Coded):
-            yield Bound("shares dealt", sum(map(len, sender._queues.values())), redundancy.LAG * MAX_ROUTES)
+            yield Bound("shares dealt", sum(map(len, sender._queues.values())), lag * MAX_ROUTES)
 
 
 def _stream(whose: str, channel: Stream) -> Iterator[Bound]:
