@@ -24,7 +24,7 @@ from anonnet.node.config import Config, load
 from anonnet.node.peers import find_node, read_peers, require_link
 from anonnet.proto.isolation import MAX_CIRCUITS, Isolation
 from anonnet.tun.commands import require_net_admin
-from anonnet.tun.host import HostSession, Phase, tell_users
+from anonnet.tun.host import HostSession, Phase, change
 
 WIDTH: Final = 12  # of the column that names the step
 DISTINCT: Final[dict[str, Literal["auto"] | bool]] = {"auto": "auto", "true": True, "false": False}
@@ -96,14 +96,14 @@ def up(
     if before.state == "up" and all(in_place(config)):
         if request != api.Up(wait=wait):
             if users:
-                tell_users(settings, echo)
+                change(settings, echo)
             before = client.call(request, api.Status, timeout=wait + GRACE)
         _check(config, steps, deadline)
         steps.did("already up", "; ".join(map(_through, before.circuits)) or "no route")
         return
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # undo then, too
-    with HostSession(settings, echo) as host:
+    with HostSession(settings, echo, watched=True) as host:
         try:
             host.apply(Phase.FIREWALL)
             steps.did("firewall", f"only {settings.tun} and {len(settings.links)} link addresses pass")

@@ -24,13 +24,14 @@ class Nft(_Action, frozen=True):
 
     script: str
     summary: str  # one line for people
+    learns: bool = False  # whether it would lose something if it were made anew
 
     def __str__(self) -> str:
         return f"nft -f - <<< '{self.summary}'"
 
 
 class Rule(_Action, frozen=True):
-    """Add or delete a policy routing rule. `to` is an address range, `fwmark` matches when *not* equal."""
+    """Add or delete a policy routing rule for packets to a range, with a mark, or without one."""
 
     add: bool
     version: int  # 4 or 6
@@ -38,6 +39,7 @@ class Rule(_Action, frozen=True):
     table: int
     not_fwmark: int | None = None
     to: str | None = None
+    fwmark: int | None = None
 
     @property
     def family(self) -> int:
@@ -48,6 +50,8 @@ class Rule(_Action, frozen=True):
         selector = f"to {self.to} " if self.to else ""
         if self.not_fwmark is not None:
             selector += f"not fwmark {self.not_fwmark:#x} "
+        if self.fwmark is not None:
+            selector += f"fwmark {self.fwmark:#x} "
         table = "main" if self.table == MAIN_TABLE else self.table
         verb = "add" if self.add else "del"
         return f"ip -{self.version} rule {verb} {selector}lookup {table} priority {self.priority}"
@@ -139,4 +143,14 @@ class DeleteTun(_Action, frozen=True):
         return f"ip link del {self.name}"
 
 
-Action = Nft | Rule | Route | Sysctl | WriteFile | RestoreFile | Run | CreateTun | DeleteTun
+class Cgroup(_Action, frozen=True):
+    """Make or remove a cgroup, `path` below /sys/fs/cgroup."""
+
+    add: bool
+    path: str
+
+    def __str__(self) -> str:
+        return f"{'mkdir' if self.add else 'rmdir'} /sys/fs/cgroup/{self.path}"
+
+
+Action = Nft | Rule | Route | Sysctl | WriteFile | RestoreFile | Run | CreateTun | DeleteTun | Cgroup

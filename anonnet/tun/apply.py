@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from anonnet.errors import OperatorError
-from anonnet.tun import commands, device, dns, routing
+from anonnet.tun import cgroup, commands, device, dns, routing
 from anonnet.tun.actions import (
     Action,
+    Cgroup,
     CreateTun,
     DeleteTun,
     Nft,
@@ -46,12 +47,13 @@ class Session:
 
     def apply(self, steps: Iterable[Step]) -> None:
         """Make the changes in order. A failure leaves what was made, in the journal, for `undo`."""
-        for step in steps:
-            self.journal.add(step)
-            self._echo(f"[#] {step.do}")
-            made = perform(step.do)
-            if made is not None:
-                self.tun = made
+        with self.journal.locked():
+            for step in steps:
+                self.journal.add(step)
+                self._echo(f"[#] {step.do}")
+                made = perform(step.do)
+                if made is not None:
+                    self.tun = made
 
     def undo(self, keep: frozenset[Phase] = frozenset()) -> None:
         """Undo every journalled step but those of the phases to keep, latest first.
@@ -60,7 +62,7 @@ class Session:
         such error at the end. Ctrl-C waits until it is over.
         """
         failed: OperatorError | None = None
-        with _signals_held():
+        with signals_held(), self.journal.locked():
             for step in reversed(list(self.journal.steps)):
                 if step.phase in keep:
                     continue
@@ -120,6 +122,8 @@ def perform(action: Action) -> Tun | None:
             return device.create_tun(action)
         case DeleteTun():
             device.delete_tun(action.name, action.owner)
+        case Cgroup():
+            cgroup.change(action.add, action.path)
     return None
 
 
@@ -144,7 +148,7 @@ def _write_sysctl(action: Sysctl) -> None:
 
 
 @contextlib.contextmanager
-def _signals_held() -> Iterator[None]:
+def signals_held() -> Iterator[None]:
     """Hold back Ctrl-C and SIGTERM: an undo that stops half-way helps nobody."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -22,6 +22,7 @@ from anonnet.tun.plan import Phase, Step
 
 RESOLV_CONF: Final = Path("/etc/resolv.conf")
 RESOLVED_CONF: Final = Path("/run/systemd/resolve/resolv.conf")  # what systemd-resolved itself asks
+_RECORD: Final = "tun."
 _STUBS = {"127.0.0.53", "127.0.0.54"}  # systemd-resolved's listeners, systemd-resolved.service(8)
 
 OURS: Final = (
@@ -62,7 +63,7 @@ def dns_steps(tun: str, facts: DnsFacts) -> list[Step]:
         ]
     if facts.manager is Manager.RESOLVCONF:
         # As wg-quick: the "tun." prefix sorts first in Debian's interface-order, -m 0 -x in openresolv.
-        record = f"tun.{tun}"
+        record = f"{_RECORD}{tun}"
         return [
             Step(
                 name="dns",
@@ -105,6 +106,29 @@ def nameservers(text: str) -> list[str]:
             with contextlib.suppress(ValueError):
                 found.append(str(ipaddress.ip_address(words[1])))
     return found
+
+
+def read(path: str) -> bytes | None:
+    """Return a file's content, None if there is none or it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError:
+        return None
+
+
+def device_of(run: Run) -> str:
+    """Return the device that a command of `dns_steps` is about."""
+    return run.argv[2].removeprefix(_RECORD)
+
+
+def stands(run: Run) -> bool:
+    """Return whether what a command of `dns_steps` has set is still set."""
+    try:
+        if run.argv[0] == "resolvectl":
+            return run.argv[3] in commands.run(run.argv[:3]).split()
+        return nameservers((read(str(RESOLV_CONF)) or b"").decode(errors="replace"))[:1] == [spec.INNER4_EXIT]
+    except OperatorError:
+        return False
 
 
 def write_file(action: WriteFile) -> None:

@@ -25,7 +25,7 @@ from anonnet.tun import commands, dns
 from anonnet.tun.actions import CreateTun, DeleteTun, Nft, Sysctl
 from anonnet.tun.apply import read_sysctl
 from anonnet.tun.exit_rules import DENIED, POOL4, POOL6, TABLE, ExitSettings, exit_ruleset
-from anonnet.tun.firewall import gone
+from anonnet.tun.nft import gone
 from anonnet.tun.plan import Phase, Step
 from anonnet.tun.routing import route_step
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from anonnet import spec
-from anonnet.tun.firewall import chain, fresh
+from anonnet.tun.nft import chain, fresh
 
 TABLE: Final = "anonnet_exit"
 POOL4: Final = "100.127.0.0/16"  # the end of RFC 6598's range, where carriers rarely begin

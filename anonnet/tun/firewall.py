@@ -1,12 +1,7 @@
-"""The caller's firewall, and the untracked links of every node, as nftables rulesets (nft(8)).
-
-A ruleset is text for `nft -f -`, which applies it in one transaction: the table is declared (so that it
-surely exists), deleted, and created anew, and no packet ever meets a half-built one.
-"""
+"""The caller's firewall, and the untracked links of every node, as nftables rulesets (nft(8))."""
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -14,11 +9,14 @@ from typing import Final, Literal
 from anonnet import spec
 from anonnet.proto.isolation import CLASSES
 from anonnet.tun.actions import Nft
+from anonnet.tun.nft import chain, fresh, gone, owned, range_match
 from anonnet.tun.plan import Phase, Step
 
 TABLE: Final = "anonnet"
+TWIN_TABLE: Final = "anonnet_twin"  # the same once more, owned by the warden
 LINK_TABLE: Final = "anonnet_link"
-USERS: Final = "users"  # map in TABLE: which class of packets is whose
+USERS_TABLE: Final = "anonnet_users"
+USERS: Final = "users"  # map in it: which class of packets is whose
 
 # Neighbour discovery without redirects, and the listener reports that snooping switches want of it.
 # RFC 4861: hop limit 255 proves that the sender is on this wire.
@@ -57,27 +55,86 @@ class LinkEndpoint:
         return f"{range_match(self.address, 'daddr' if direction == 'out' else 'saddr')} {protocol}"
 
 
-def caller_firewall(
-    tun: str, mark: int, links: Sequence[LinkEndpoint], lan: Sequence[str], egress_devices: Sequence[str],
-    users: bool = False,
-) -> Step:  # fmt: skip
-    """Return the step that blocks everything but the tunnel, the links and what keeps the wire alive.
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What stays outside of the tunnel: address ranges, both ways, and programs, by user id or cgroup.
 
-    `lan`: ranges that stay outside of the tunnel, both ways. `egress_devices`: where packet sockets are
-    blocked too; they bypass `output`. Empty where the kernel has no egress hook. `users`: tell the data plane
-    of each packet in the tunnel which user sent it.
+    `cgroup` is a child of the root cgroup, as a path below /sys/fs/cgroup; "" for none. What such programs
+    look up is still resolved inside: port 53 anywhere else is closed to them as to everybody.
     """
-    chains = _caller_chains(tun, mark, links, lan)
-    tables = fresh("inet", TABLE, [*chains, *_user_classes(tun)] if users else chains)
-    removal = gone("inet", TABLE)
-    if egress_devices:
-        tables += fresh("netdev", TABLE, _egress_chains(egress_devices, mark, links, lan))
-        removal += gone("netdev", TABLE)
+
+    ranges: Sequence[str] = ()
+    users: Sequence[int] = ()
+    cgroup: str = ""
+
+    @property
+    def programs(self) -> bool:
+        """Whether anything but ranges is meant."""
+        return bool(self.users or self.cgroup)
+
+
+@dataclass(frozen=True, slots=True)
+class Wall:
+    """All that the caller's firewall depends on. `devices`: those whose packet sockets are blocked too.
+
+    Packet sockets bypass `output`; `devices` is None where the kernel has no egress hook. `arp`: whether
+    it can filter ARP.
+    """
+
+    tun: str
+    mark: int
+    links: Sequence[LinkEndpoint]
+    outside: Outside
+    devices: Sequence[str] | None
+    arp: bool
+
+    @property
+    def families(self) -> list[str]:
+        """The nftables families in which there is a table."""
+        return ["inet", *(["netdev"] if self.devices is not None else []), *(["arp"] if self.arp else [])]
+
+    @property
+    def outside_mark(self) -> int:
+        """What marks packets of programs outside of the tunnel."""
+        return outside_mark(self.mark)
+
+
+def outside_mark(mark: int) -> int:
+    """Return the mark for programs outside of the tunnel, given that of link datagrams."""
+    return mark ^ 1
+
+
+def caller_firewall(wall: Wall) -> Step:
+    """Return the step that blocks everything but the tunnel, the links and what keeps the wire alive."""
+    chains = _filters(wall)
+    chains["inet"] += _reroute(wall)
     return Step(
         name="firewall",
         phase=Phase.FIREWALL,
-        do=Nft(tables, f"table {TABLE}: only {tun}, {len(links)} links, DHCP, neighbour discovery"),
-        undo=Nft(removal, f"delete table {TABLE}"),
+        do=Nft(
+            "".join(fresh(family, TABLE, chains[family]) for family in wall.families),
+            f"table {TABLE}: only {wall.tun}, {len(wall.links)} links, DHCP, neighbour discovery",
+        ),
+        undo=Nft("".join(gone(family, TABLE) for family in wall.families), f"delete table {TABLE}"),
+    )
+
+
+def twin(wall: Wall) -> str:
+    """Return the script that makes the same filters once more, as tables that only their maker can touch."""
+    chains = _filters(wall)
+    return "".join(owned(family, TWIN_TABLE, chains[family]) for family in wall.families)
+
+
+def users_table(tun: str, mark: int) -> Step:
+    """Return the step that tells the data plane of each packet in the tunnel which user sent it.
+
+    A table of its own: made anew, it numbers users anew, and their connections change circuits.
+    """
+    return Step(
+        name="users",
+        phase=Phase.FIREWALL,
+        do=Nft(fresh("inet", USERS_TABLE, _user_classes(tun, outside_mark(mark))), f"table {USERS_TABLE}: who sent what", True),
+        undo=Nft(gone("inet", USERS_TABLE), f"delete table {USERS_TABLE}"),
     )
 
 
@@ -114,8 +171,16 @@ def link_table(protocols: Sequence[int], udp_ports: Sequence[int], *tuns: str) -
 # -- the caller's chains --------------------------------------------------------------------------
 
 
-def _caller_chains(tun: str, mark: int, links: Sequence[LinkEndpoint], lan: Sequence[str]) -> list[str]:
-    marked = f"meta mark {mark:#x}"
+def _filters(wall: Wall) -> dict[str, list[str]]:
+    """Return the chains of each family that let nothing pass but what may."""
+    return {"inet": _caller_chains(wall), "netdev": _egress_chains(wall), "arp": _arp_chains()}
+
+
+def _caller_chains(wall: Wall) -> list[str]:
+    tun, links, lan = wall.tun, wall.links, wall.outside.ranges
+    marked = f"meta mark {wall.mark:#x}"
+    programs = [f"{_DNS} reject", "accept"] if wall.outside.programs else []
+    answers = f"ct mark {wall.outside_mark:#x} ct state established,related"
     inner = (f"ip {{}} {spec.INNER4_CALLER}", f"ip6 {{}} {spec.INNER6_CALLER}")
     return [
         # CVE-2019-14899: a neighbour on the wire may not guess at connections inside the tunnel.
@@ -130,6 +195,7 @@ def _caller_chains(tun: str, mark: int, links: Sequence[LinkEndpoint], lan: Sequ
             [
                 'iifname "lo" accept',
                 f'iifname "{tun}" ct state established,related accept',
+                *([f"{answers} accept"] if wall.outside.programs else []),
                 f'iifname "{tun}" drop',  # the exit may not open connections to this host
                 *(f"{link.matching('in')} accept" for link in links),
                 *_DHCP_IN,
@@ -142,6 +208,8 @@ def _caller_chains(tun: str, mark: int, links: Sequence[LinkEndpoint], lan: Sequ
             "type filter hook output priority filter; policy drop",
             [
                 'oifname "lo" accept',
+                # Before all that looks at the device, which is still the one from before the rerouting.
+                *(f"meta mark {wall.outside_mark:#x} {rule}" for rule in programs),
                 *(f'oifname "{tun}" {match.format("saddr")} accept' for match in inner),
                 # Connections from before `up` carry the host's own address, which the exit must not see.
                 f'oifname "{tun}" meta l4proto tcp reject with tcp reset',
@@ -157,7 +225,27 @@ def _caller_chains(tun: str, mark: int, links: Sequence[LinkEndpoint], lan: Sequ
     ]
 
 
-def _user_classes(tun: str) -> list[str]:
+def _egress_chains(wall: Wall) -> list[str]:
+    marked, outside = f"meta mark {wall.mark:#x}", f"meta mark {wall.outside_mark:#x}"
+    rules = [
+        *(f"{marked} {link.matching('out')} accept" for link in wall.links),
+        f"{_DNS} drop",
+        *([f"{outside} accept"] if wall.outside.programs else []),
+        *_DHCP_OUT,
+        *_ND_OUT,
+        *(f"{match} accept" for match in _lan_matches(wall.outside.ranges, "daddr")),
+        # ARP; 802.1X, without which some ports and all of Wi-Fi go dead; PPPoE, which wraps what another
+        # device has let through already.
+        "meta protocol { arp, 0x888e, 0x8863, 0x8864 } accept",
+    ]
+    hook = 'type filter hook egress device "{}" priority filter; policy drop'
+    return [
+        chain(f"egress_{number}", hook.format(device), rules)
+        for number, device in enumerate(wall.devices or ())
+    ]
+
+
+def _user_classes(tun: str, outside: int) -> list[str]:
     """A class in the DSCP field for each user, from 1 on as they appear, whatever programs wrote there.
 
     nft 1.0.6 cannot write a field that is no whole byte from a map, so a chain for each class does. The class
@@ -175,6 +263,7 @@ def _user_classes(tun: str) -> list[str]:
             "type filter hook output priority mangle; policy accept",
             [
                 f'oifname != "{tun}" accept',
+                f"meta mark {outside:#x} accept",  # on its way out of the tunnel
                 "ip dscp set 0",
                 "ip6 dscp set 0",
                 f"meta skuid != @{USERS} add @{USERS} {{ meta skuid : {give} }}",
@@ -185,45 +274,34 @@ def _user_classes(tun: str) -> list[str]:
     ]
 
 
-def _egress_chains(
-    devices: Iterable[str], mark: int, links: Sequence[LinkEndpoint], lan: Sequence[str]
-) -> list[str]:
-    rules = [
-        *(f"meta mark {mark:#x} {link.matching('out')} accept" for link in links),
-        f"{_DNS} drop",
-        *_DHCP_OUT,
-        *_ND_OUT,
-        *(f"{match} accept" for match in _lan_matches(lan, "daddr")),
-        # ARP; 802.1X, without which some ports and all of Wi-Fi go dead; PPPoE, which wraps what another
-        # device has let through already.
-        "meta protocol { arp, 0x888e, 0x8863, 0x8864 } accept",
+def _arp_chains() -> list[str]:
+    """Nobody on the wire learns by asking that this host has the inner address: Linux would answer for it."""
+    hook = "type filter hook {} priority filter; policy accept"
+    inner = spec.INNER4_CALLER
+    return [
+        chain("input", hook.format("input"), [f"arp daddr ip {inner} drop"]),
+        chain("output", hook.format("output"), [f"arp saddr ip {inner} drop"]),
     ]
-    hook = 'type filter hook egress device "{}" priority filter; policy drop'
-    return [chain(f"egress_{number}", hook.format(device), rules) for number, device in enumerate(devices)]
 
 
-# -- nft's grammar --------------------------------------------------------------------------------
-
-
-def fresh(family: str, table: str, contents: Iterable[str]) -> str:
-    """Return the text that creates a table with these sets and chains, replacing any former one."""
-    return f"{gone(family, table)}table {family} {table} {{\n" + "".join(contents) + "}\n"
-
-
-def gone(family: str, table: str) -> str:
-    """Return the text that deletes a table, declared first since deleting an absent one is an error."""
-    return f"table {family} {table}\ndelete table {family} {table}\n"
-
-
-def chain(name: str, hook: str, rules: Iterable[str]) -> str:
-    """Return the text of a chain; `hook` is "" for one that others jump to."""
-    head = f"\t\t{hook};\n" if hook else ""
-    return f"\tchain {name} {{\n{head}" + "".join(f"\t\t{rule}\n" for rule in rules) + "\t}\n"
-
-
-def range_match(text: str, field: Literal["saddr", "daddr"]) -> str:
-    version = ipaddress.ip_network(text).version
-    return f"{'ip' if version == 4 else 'ip6'} {field} {text}"
+def _reroute(wall: Wall) -> list[str]:
+    """Return the chains that take programs out: marked, routed anew, from the host's own address."""
+    outside, mark = wall.outside, wall.outside_mark
+    if not outside.programs:
+        return []
+    matches = []
+    if outside.users:
+        matches.append(f"meta skuid {{ {', '.join(map(str, outside.users))} }}")
+    if outside.cgroup:
+        matches.append(f'socket cgroupv2 level 1 "{outside.cgroup}"')
+    kept = ('oifname "lo"', f"ip daddr {spec.INNER4_EXIT}", f"ip6 daddr {spec.INNER6_EXIT}", "meta mark != 0")
+    rules = [*(f"{match} accept" for match in kept)]
+    rules += [f"{match} meta mark set {mark:#x} ct mark set {mark:#x}" for match in matches]
+    nat = f'meta mark {mark:#x} oifname != "{wall.tun}" masquerade'
+    return [
+        chain("outside", "type route hook output priority mangle - 1; policy accept", rules),
+        chain("outside_nat", "type nat hook postrouting priority srcnat; policy accept", [nat]),
+    ]
 
 
 def _lan_matches(lan: Iterable[str], field: Literal["saddr", "daddr"]) -> list[str]:

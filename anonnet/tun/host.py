@@ -1,4 +1,4 @@
-"""The caller's host: `up`, `down` and what state it is in.
+"""The caller's host: `up`, `down`, what may change in between, and what state it is in.
 
 with HostSession(settings, echo) as host:      # takes the lock, puts right what a crash left
     host.apply(Phase.FIREWALL)
@@ -12,63 +12,22 @@ with HostSession(settings, echo) as host:      # takes the lock, puts right what
 from __future__ import annotations
 
 import contextlib
-import ipaddress
-import socket
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Final
 
-from anonnet import spec
 from anonnet.errors import OperatorError
-from anonnet.tun import commands, dns, firewall, routing
-from anonnet.tun.actions import CreateTun, DeleteTun
-from anonnet.tun.apply import Echo, Session, perform, quiet, read_sysctl
+from anonnet.tun import commands, firewall, lockdown, routing, warden
+from anonnet.tun.apply import Echo, Session, perform, quiet
 from anonnet.tun.device import Tun, tun_exists
-from anonnet.tun.dns import DnsFacts
 from anonnet.tun.firewall import LinkEndpoint
 from anonnet.tun.journal import Journal, Lock
-from anonnet.tun.plan import Phase, Step
+from anonnet.tun.mend import Memory, mend
+from anonnet.tun.nft import Library
+from anonnet.tun.plan import Phase
+from anonnet.tun.upplan import OWNER, HostFacts, UpSettings, gather_facts, plan_up
 
-_OWNER: Final = "host"  # of the journal and the device
-_EGRESS_PROBE: Final = firewall.fresh(
-    "netdev", "anonnet_probe", [firewall.chain("c", 'type filter hook egress device "lo" priority 0', [])]
-)
-
-
-@dataclass(frozen=True, slots=True)
-class UpSettings:
-    """What `up` is told. `lan`: address ranges that stay outside of the tunnel, both ways.
-
-    `users`: circuits isolate by user, so the data plane must know whose packets it reads.
-    """
-
-    tun: str = "anonnet0"
-    mark: int = routing.MARK
-    links: tuple[LinkEndpoint, ...] = ()
-    lan: tuple[str, ...] = ()
-    users: bool = False
-    run_dir: Path = Path("/run/anonnet")
-    state_dir: Path = Path("/var/lib/anonnet")
-    resolv_conf: Path = field(default=dns.RESOLV_CONF)
-
-    def __post_init__(self) -> None:
-        for text in self.lan:
-            try:
-                ipaddress.ip_network(text)
-            except ValueError as error:
-                hint = "write it like 192.168.1.0/24 or fd00::/8"
-                raise OperatorError(f"{text!r} is no address range", hint) from error
-
-
-@dataclass(frozen=True, slots=True)
-class HostFacts:
-    """What a plan must know of the host as it is now."""
-
-    ipv6: bool
-    rp_filter: str
-    devices: tuple[str, ...]  # for the egress hook; empty without kernel support
-    dns: DnsFacts
+_SHUT: Final = frozenset({Phase.FIREWALL})
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,64 +50,31 @@ class HostState:
         return self.firewall and not (self.tun and self.rules)
 
 
-def gather_facts(settings: UpSettings) -> HostFacts:
-    """Look at the host. Raises OperatorError if something that `up` needs is missing."""
-    commands.require_net_admin()
-    devices: tuple[str, ...] = ()
-    with contextlib.suppress(OperatorError):
-        commands.run(["nft", "--check", "-f", "-"], _EGRESS_PROBE)
-        devices = tuple(name for _, name in socket.if_nameindex() if name not in ("lo", settings.tun))
-    return HostFacts(
-        ipv6=read_sysctl("net/ipv6/conf/all/disable_ipv6", "1") == "0",
-        rp_filter=read_sysctl(routing.RP_FILTER),
-        devices=devices,
-        dns=dns.dns_facts(settings.resolv_conf),
-    )
-
-
-def plan_up(settings: UpSettings, facts: HostFacts) -> list[Step]:
-    """Return all of `up`'s steps, in the order of `Phase`."""
-    addresses = [f"{spec.INNER4_CALLER}/32"]
-    if facts.ipv6:
-        addresses.append(f"{spec.INNER6_CALLER}/128")
-    return [
-        firewall.caller_firewall(
-            settings.tun, settings.mark, settings.links, settings.lan, facts.devices, settings.users
-        ),
-        Step(
-            name="tun",
-            phase=Phase.TUN,
-            do=CreateTun(settings.tun, _OWNER, tuple(addresses), spec.TUN_MTU),
-            undo=DeleteTun(settings.tun, _OWNER),
-        ),
-        *routing.routing_steps(
-            settings.tun,
-            settings.mark,
-            settings.lan,
-            prior_rp_filter=facts.rp_filter,
-            ipv6=facts.ipv6,
-        ),
-        *dns.dns_steps(settings.tun, facts.dns),
-    ]
-
-
 class HostSession:
-    """One `up`. A context manager: what it made is undone on the way out, unless `keep` was called."""
+    """One `up`. A context manager: what it made is undone on the way out, unless `keep` was called.
 
-    def __init__(self, settings: UpSettings, echo: Echo = quiet) -> None:
+    But never the firewall if it stood before, or if lockdown is on: who was safe stays so. `watched`: leave a
+    warden behind.
+    """
+
+    def __init__(self, settings: UpSettings, echo: Echo = quiet, *, watched: bool = False) -> None:
         self._settings = settings
         self._echo = echo
-        self._lock = Lock(settings.run_dir / f"{_OWNER}.lock")
+        self._watched = watched
+        self._lock = Lock(settings.run_dir / f"{OWNER}.lock")
         self._session: Session | None = None
+        self._stays: frozenset[Phase] = frozenset()
         self._kept = False
 
     def __enter__(self) -> HostSession:
         commands.require_net_admin()
         self._lock.__enter__()
         try:
-            self._session = Session(_journal(self._settings), self._echo)
+            self._session = Session(journal(self._settings), self._echo)
+            if self._session.journal.find("firewall") or lockdown.is_on(self._settings.state_dir):
+                self._stays = _SHUT
             # A crash left these. The firewall stays, so that nothing passes until ours replaces it.
-            self._session.undo(keep=frozenset({Phase.FIREWALL}))
+            self._session.undo(keep=_SHUT)
         except BaseException:
             self._lock.__exit__(None, None, None)
             raise
@@ -165,7 +91,11 @@ class HostSession:
         """Make the changes of one phase, planned from the host as it is at this moment."""
         assert self._session is not None
         facts = gather_facts(self._settings)
+        if phase is Phase.FIREWALL:
+            self._settings.save()
         self._session.apply(step for step in plan_up(self._settings, facts) if step.phase is phase)
+        if phase is Phase.FIREWALL and self._watched:
+            warden.restart(self._settings.run_dir)
 
     def keep(self) -> None:
         """Leave everything in place when the session ends; `down` undoes it from the journal."""
@@ -177,39 +107,66 @@ class HostSession:
         assert self._session is not None
         try:
             if not self._kept:
-                self._session.undo()
+                _take_back(self._settings, self._session, self._stays)
             elif self._session.tun is not None:
                 self._session.tun.close()
         finally:
             self._lock.__exit__(kind, value, trace)
 
 
-def tell_users(settings: UpSettings, echo: Echo = quiet) -> None:
-    """Make the firewall of an `up` that stands tell users apart, unless it does already."""
-    with Lock(settings.run_dir / f"{_OWNER}.lock"):
-        try:  # made anew, it would number them anew, and connections would change circuits
-            commands.run(["nft", "list", "map", "inet", firewall.TABLE, firewall.USERS])
-        except OperatorError:
-            steps = plan_up(settings, gather_facts(settings))
-            Session(_journal(settings), echo).apply(step for step in steps if step.phase is Phase.FIREWALL)
-
-
 def down(settings: UpSettings, echo: Echo = quiet) -> bool:
-    """Undo `up`, also of a dead daemon or a killed command. Return False if there was nothing to undo."""
+    """Undo `up`, also of a dead daemon or a killed command. Return False if there was nothing to undo.
+
+    With lockdown on, the firewall stays.
+    """
     commands.require_net_admin()
-    with Lock(settings.run_dir / f"{_OWNER}.lock"):
-        session = Session(_journal(settings), echo)
+    stays = _SHUT if lockdown.is_on(settings.state_dir) else frozenset()
+    with Lock(settings.run_dir / f"{OWNER}.lock"):
+        session = Session(journal(settings), echo)
         if session.journal.steps:
-            session.undo()
-            return True
+            before = len(session.journal.steps)
+            _take_back(settings, session, stays)
+            return len(session.journal.steps) < before
+        warden.stop(settings.run_dir)
+        settings.forget()
         if host_state(settings).down:
             return False
         # Somebody removed the journal. What is tagged as ours needs no prior values to go.
         for step in reversed(plan_up(settings, gather_facts(settings))):
-            if step.phase is not Phase.DNS and step.name != "rp-filter":
+            if step.phase is not Phase.DNS and step.name != "rp-filter" and step.phase not in stays:
                 echo(f"[#] {step.undo}")
                 perform(step.undo)
         return True
+
+
+def shut(settings: UpSettings, echo: Echo = quiet) -> None:
+    """Raise the firewall alone, over nothing or over what stands: the host is blocked until `up`."""
+    with HostSession(settings, echo, watched=True) as session:
+        session.apply(Phase.FIREWALL)
+        session.keep()
+
+
+def change(settings: UpSettings, echo: Echo = quiet) -> None:
+    """Bring what `up` has made in line with other settings, without a moment in the open."""
+    with Lock(settings.run_dir / f"{OWNER}.lock"):
+        pages, library = journal(settings), Library()
+        try:
+            settings.save()
+            with pages.locked():
+                mend(pages, plan_up(settings, gather_facts(settings)), Memory(library), echo)
+        finally:
+            library.close()
+        warden.restart(settings.run_dir)
+
+
+def _take_back(settings: UpSettings, session: Session, stays: frozenset[Phase]) -> None:
+    """Undo all but some phases; the warden first, who would put everything right again."""
+    if not stays:
+        warden.stop(settings.run_dir)
+    session.undo(keep=stays)
+    if not session.journal.steps:
+        with contextlib.suppress(OSError):
+            settings.forget()
 
 
 def host_state(settings: UpSettings) -> HostState:
@@ -220,14 +177,15 @@ def host_state(settings: UpSettings) -> HostState:
         listed = []
     return HostState(
         firewall=f"table inet {firewall.TABLE}" in listed,
-        tun=tun_exists(settings.tun, _OWNER),
+        tun=tun_exists(settings.tun, OWNER),
         rules=routing.rules_in_place(),
-        journal=bool(_journal(settings).steps),
+        journal=bool(journal(settings).steps),
     )
 
 
-def _journal(settings: UpSettings) -> Journal:
-    return Journal(settings.run_dir, settings.state_dir, _OWNER)
+def journal(settings: UpSettings) -> Journal:
+    """Return the journal of `up`."""
+    return Journal(settings.run_dir, settings.state_dir, OWNER)
 
 
 __all__ = [
@@ -237,8 +195,10 @@ __all__ = [
     "LinkEndpoint",
     "Phase",
     "UpSettings",
+    "change",
     "down",
     "gather_facts",
     "host_state",
     "plan_up",
+    "shut",
 ]

@@ -14,6 +14,7 @@ import contextlib
 import errno
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -41,22 +42,55 @@ class Journal:
         self.steps = self._load()
 
     def add(self, step: Step) -> None:
-        """Record a step that is about to be made. The first of a name wins: it knows the true prior state."""
-        if all(known.name != step.name for known in self.steps):
+        """Record a step that is about to be made. The first undo of a name wins: it knows what was before."""
+        known = self.find(step.name)
+        self.put(step if known is None else msgspec.structs.replace(step, undo=known.undo))
+
+    def find(self, name: str) -> Step | None:
+        """Return the step of that name, None if it is not recorded."""
+        return next((step for step in self.steps if step.name == name), None)
+
+    def put(self, step: Step) -> None:
+        """Record a step, in place of the one of that name if there is one."""
+        known = self.find(step.name)
+        if known == step:
+            return
+        if known is None:
             self.steps.append(step)
-            self._write()
+        else:
+            self.steps[self.steps.index(known)] = step
+        self._write()
 
     def remove(self, step: Step) -> None:
         """Forget a step that has been undone; the last one takes the files with it."""
         self.steps.remove(step)
         self._write()
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from changing the journal, and see what they have changed before.
+
+        For as long as a few changes take: `Lock` is for a whole command.
+        """
+        directory = self.paths[0].parent
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise OperatorError(f"cannot open {directory}: {error.strerror}", "run it as root") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            self.steps = self._load()
+            yield
+        finally:
+            os.close(descriptor)
+
     def _write(self) -> None:
         data = msgspec.json.encode(_Page(_boot_id(), self.steps))
         for path in self.paths:
             try:
                 if self.steps:
-                    _replace(path, data)
+                    write_own(path, data)
                 else:
                     path.unlink(missing_ok=True)
             except OSError as error:
@@ -68,7 +102,7 @@ class Journal:
         found: list[Step] = []
         for path in self.paths:
             try:
-                page = msgspec.json.decode(_read_own(path), type=_Page)
+                page = msgspec.json.decode(read_own(path), type=_Page)
             except FileNotFoundError:
                 continue
             except (OSError, msgspec.DecodeError) as error:
@@ -114,7 +148,7 @@ def _boot_id() -> str:
     return ""
 
 
-def _read_own(path: Path) -> bytes:
+def read_own(path: Path) -> bytes:
     """Read a file that belongs to this user and that no other can write."""
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
         status = os.fstat(file.fileno())
@@ -123,7 +157,8 @@ def _read_own(path: Path) -> bytes:
         return file.read()
 
 
-def _replace(path: Path, data: bytes) -> None:
+def write_own(path: Path, data: bytes) -> None:
+    """Replace a file by one that only this user reads, on disk before this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".new")
     temporary.unlink(missing_ok=True)

@@ -9,20 +9,23 @@ Sockets bound to a device (DHCP clients) find no route for it in our table and f
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
+import msgspec
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from anonnet import spec
 from anonnet.errors import OperatorError
-from anonnet.tun.actions import MAIN_TABLE, Action, Route, Rule, Sysctl
+from anonnet.tun.actions import MAIN_TABLE, Route, Rule, Sysctl
+from anonnet.tun.firewall import Outside, outside_mark
 from anonnet.tun.plan import Phase, Step
 
 TABLE: Final = 0x616E  # 24942, "an"
 MARK: Final = 0x616E  # SO_MARK of link traffic, unless configured
 LAN_PRIORITY: Final = 1100  # before any rule of a VPN; after those of VRFs (1000)
+OUTSIDE_PRIORITY: Final = 1105
 TUNNEL_PRIORITY: Final = 1110
 
 RP_FILTER: Final = "net/ipv4/conf/all/rp_filter"  # the greater of this and a device's own holds
@@ -30,8 +33,8 @@ _FIB_RULE_INVERT = 2  # linux/fib_rules.h
 _EEXIST, _ABSENT = 17, (2, 3, 19)  # ENOENT, ESRCH, ENODEV
 
 
-def routing_steps(tun: str, mark: int, lan: Sequence[str], *, prior_rp_filter: str, ipv6: bool) -> list[Step]:
-    """Return the steps that turn all unmarked traffic, but for that to `lan`, into the tunnel."""
+def routing_steps(tun: str, mark: int, outside: Outside, *, prior_rp_filter: str, ipv6: bool) -> list[Step]:
+    """Return the steps that turn all unmarked traffic, but for what stays outside, into the tunnel."""
     inner = {4: spec.INNER4_CALLER, 6: spec.INNER6_CALLER}
     versions = (4, 6) if ipv6 else (4,)
     steps = [
@@ -46,11 +49,16 @@ def routing_steps(tun: str, mark: int, lan: Sequence[str], *, prior_rp_filter: s
     ]
     for version in versions:
         steps.append(route_step(Phase.ROUTES, version, "default", tun, table=TABLE, source=inner[version]))
-    for network in map(ipaddress.ip_network, lan):
+    for network in map(ipaddress.ip_network, outside.ranges):
         if network.version in versions:
-            steps.append(_rule_step(network.version, LAN_PRIORITY, MAIN_TABLE, to=str(network)))
+            name, to = f"rule-{network}-ipv{network.version}", str(network)
+            steps.append(_rule_step(name, Rule(True, network.version, LAN_PRIORITY, MAIN_TABLE, to=to)))
+    for version in versions if outside.programs else ():
+        rule = Rule(True, version, OUTSIDE_PRIORITY, MAIN_TABLE, fwmark=outside_mark(mark))
+        steps.append(_rule_step(f"rule-outside-ipv{version}", rule))
     for version in versions:
-        steps.append(_rule_step(version, TUNNEL_PRIORITY, TABLE, not_fwmark=mark))
+        rule = Rule(True, version, TUNNEL_PRIORITY, TABLE, not_fwmark=mark)
+        steps.append(_rule_step(f"rule-tunnel-ipv{version}", rule))
     return steps
 
 
@@ -66,15 +74,8 @@ def route_step(
     )
 
 
-def _rule_step(
-    version: int, priority: int, table: int, *, not_fwmark: int | None = None, to: str | None = None
-) -> Step:
-    def rule(add: bool) -> Action:
-        return Rule(add, version, priority, table, not_fwmark, to)
-
-    return Step(
-        name=f"rule-{to or 'tunnel'}-ipv{version}", phase=Phase.ROUTES, do=rule(True), undo=rule(False)
-    )
+def _rule_step(name: str, rule: Rule) -> Step:
+    return Step(name=name, phase=Phase.ROUTES, do=rule, undo=msgspec.structs.replace(rule, add=False))
 
 
 # -- netlink --------------------------------------------------------------------------------------
@@ -82,14 +83,43 @@ def _rule_step(
 
 def change_rule(rule: Rule) -> None:
     """Add or delete a rule; one that is already there, or already gone, is fine."""
+    with IPRoute() as netlink:
+        _change(
+            lambda: netlink.rule("add" if rule.add else "del", **_rule_request(rule)), str(rule), rule.add
+        )
+
+
+def rule_stands(rule: Rule) -> bool:
+    """Return whether the kernel has exactly this rule."""
+    invert = _FIB_RULE_INVERT if rule.not_fwmark is not None else 0
+    mark = rule.fwmark if rule.not_fwmark is None else rule.not_fwmark
+    to = ipaddress.ip_network(rule.to) if rule.to else None
+    wanted = (rule.table, mark, invert, str(to.network_address) if to else None, to.prefixlen if to else 0)
+    with IPRoute() as netlink:
+        return any(
+            wanted
+            == (
+                found.get_attr("FRA_TABLE"),
+                found.get_attr("FRA_FWMARK"),
+                found["flags"] & _FIB_RULE_INVERT,
+                found.get_attr("FRA_DST"),
+                found["dst_len"],
+            )
+            for found in netlink.get_rules(family=rule.family)
+            if found.get_attr("FRA_PRIORITY") == rule.priority
+        )
+
+
+def _rule_request(rule: Rule) -> dict[str, object]:
     request: dict[str, object] = {"family": rule.family, "priority": rule.priority, "table": rule.table}
     if rule.not_fwmark is not None:
         request |= {"fwmark": rule.not_fwmark, "fwmask": 0xFFFFFFFF, "flags": _FIB_RULE_INVERT}
+    if rule.fwmark is not None:
+        request |= {"fwmark": rule.fwmark, "fwmask": 0xFFFFFFFF}
     if rule.to is not None:
         network = ipaddress.ip_network(rule.to)
         request |= {"dst": str(network.network_address), "dst_len": network.prefixlen}
-    with IPRoute() as netlink:
-        _change(lambda: netlink.rule("add" if rule.add else "del", **request), str(rule), rule.add)
+    return request
 
 
 def change_route(route: Route) -> None:
@@ -107,6 +137,18 @@ def change_route(route: Route) -> None:
             request["prefsrc"] = route.source
         verb = "add" if route.add else "del"
         _change(lambda: netlink.route(verb, proto="static", **request), str(route), route.add)
+
+
+def route_stands(route: Route) -> bool:
+    """Return whether the kernel has this route."""
+    to = None if route.to == "default" else ipaddress.ip_network(route.to)
+    with IPRoute() as netlink:
+        index = _index(netlink, route.device)
+        return index is not None and any(
+            found.get_attr("RTA_DST") == (str(to.network_address) if to else None)
+            and found["dst_len"] == (to.prefixlen if to else 0)
+            for found in netlink.get_routes(family=route.family, table=route.table, oif=index)
+        )
 
 
 def rules_in_place() -> bool:

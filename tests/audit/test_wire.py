@@ -103,9 +103,7 @@ def test_ticks_in_which_the_machine_stood_still_are_left_out_and_only_those() ->
     spared = seen.without([stall])
     assert spared.exact(CELLS) == 1
     assert 3 <= len(seen.counts) - len(spared.counts) <= 6
-    assert (
-        seen.without([(50 * TICK, 50 * TICK + TICK // 4)]).histogram == seen.histogram
-    )
+    assert seen.without([(50 * TICK, 50 * TICK + TICK // 4)]).histogram == seen.histogram
 
 
 def test_the_picture_of_a_constant_rate_is_an_even_band() -> None:

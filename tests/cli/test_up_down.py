@@ -1,7 +1,7 @@
 """`up`, `down` and `status` on a host of its own, with a daemon that answers pings on the TUN device.
 
-    antest-cli
-      eth0 (veth, 192.0.2.10/24, default route)     anonnet0 <-> echo_daemon.py
+antest-cli
+  eth0 (veth, 192.0.2.10/24, default route)     anonnet0 <-> echo_daemon.py
 """
 
 from __future__ import annotations

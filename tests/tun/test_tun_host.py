@@ -94,12 +94,15 @@ def test_down_without_a_journal_removes_what_is_tagged_ours(settings: UpSettings
 
 
 def test_up_over_what_a_crash_left_restores_the_first_state(settings: UpSettings) -> None:
+    """And who gives up then is as blocked as before, not suddenly in the open."""
     before = snapshot(HOST, settings.resolv_conf)
     inside(HOST, up_and_die, settings)
 
     def again() -> None:
         with raised(settings):
             assert not host_state(settings).blocked
+        assert host_state(settings).blocked
+        assert host.down(settings)
 
     inside(HOST, again)
     assert snapshot(HOST, settings.resolv_conf) == before

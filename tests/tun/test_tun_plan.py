@@ -92,7 +92,7 @@ def test_every_added_thing_is_deleted_as_it_was_added() -> None:
 
 
 def test_without_ipv6_no_step_needs_it_but_the_firewall_still_blocks_it() -> None:
-    facts = HostFacts(ipv6=False, rp_filter="0", devices=(), dns=FACTS.dns)
+    facts = HostFacts(ipv6=False, rp_filter="0", devices=None, dns=FACTS.dns)
     steps = plan_up(SETTINGS, facts)
     assert not [step for step in steps if isinstance(step.do, Rule | Route) and step.do.version == 6]
     assert "table inet anonnet" in script(steps, "firewall")

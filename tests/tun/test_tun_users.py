@@ -8,15 +8,15 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from tun_namespaces import HOST, drain, inside, sh
 
 from anonnet.proto.isolation import CLASSES
 from anonnet.tun import host
-from anonnet.tun.host import HostSession, Phase, UpSettings, tell_users
+from anonnet.tun.host import HostSession, Phase, UpSettings
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("hosts")]
 
@@ -116,7 +116,7 @@ def test_without_isolation_by_user_the_field_is_left_alone(settings: UpSettings)
     """The control, and why the data plane must not look at it then."""
 
     def scenario() -> None:
-        with up(replace(settings, users=False)) as fd:
+        with up(msgspec.structs.replace(settings, users=False)) as fd:
             as_user(ALICE, say(SERVER))
             as_user(BOB, say(SERVER6))
             assert seen(fd) == [46, 46]
@@ -199,19 +199,19 @@ def accepting(syn: bytes) -> bytes:
 
 def test_an_up_that_stands_learns_to_tell_users_apart_once(settings: UpSettings) -> None:
     def scenario() -> None:
-        with HostSession(replace(settings, users=False)) as session:
+        with HostSession(msgspec.structs.replace(settings, users=False)) as session:
             for phase in Phase:
                 session.apply(phase)
             fd = os.dup(session.tun.fd)  # as the daemon has it
             session.keep()
         drain(fd)
-        tell_users(settings)
+        host.change(settings)
         as_user(ALICE, say(SERVER))
         as_user(BOB, say(SERVER))
         before = seen(fd)
         assert len(set(before)) == 2
         assert set(before) <= set(CLASSES)
-        tell_users(settings)
+        host.change(settings)
         as_user(BOB, say(SERVER))
         as_user(ALICE, say(SERVER))
         assert seen(fd) == before[::-1]
