@@ -23,6 +23,7 @@ from anonnet.node.client import Client
 from anonnet.node.config import Config, load
 from anonnet.node.peers import find_node, read_peers, require_link
 from anonnet.proto.isolation import MAX_CIRCUITS, Isolation
+from anonnet.tun import warden
 from anonnet.tun.commands import require_net_admin
 from anonnet.tun.host import HostSession, Phase, change
 
@@ -98,6 +99,8 @@ def up(
             if users:
                 change(settings, echo)
             before = client.call(request, api.Status, timeout=wait + GRACE)
+        if not warden.runs(config.node.run_dir):
+            warden.restart(config.node.run_dir)
         _check(config, steps, deadline)
         steps.did("already up", "; ".join(map(_through, before.circuits)) or "no route")
         return

@@ -133,7 +133,11 @@ def users_table(tun: str, mark: int) -> Step:
     return Step(
         name="users",
         phase=Phase.FIREWALL,
-        do=Nft(fresh("inet", USERS_TABLE, _user_classes(tun, outside_mark(mark))), f"table {USERS_TABLE}: who sent what", True),
+        do=Nft(
+            fresh("inet", USERS_TABLE, _user_classes(tun, outside_mark(mark))),
+            f"table {USERS_TABLE}: who sent what",
+            True,
+        ),
         undo=Nft(gone("inet", USERS_TABLE), f"delete table {USERS_TABLE}"),
     )
 

@@ -76,10 +76,13 @@ class Stage:
         self.lab = lab
         self.columns: dict[str, Counter[str]] = {}
         self.others: dict[str, Counter[str]] = {}
+        self.sent: dict[str, int] = {}  # bursts of all probes
+        self._bursts = 0
         self._nest = lab.place.namespace("nest")
         _dress(lab, self._nest)
         stack.callback(subprocess.run, ["ip", "netns", "del", self._nest], check=False)
-        links = [(OWN.ipv4, lab.address(name)) for name in lab.topology.neighbours(CALLER)]
+        neighbours = [lab.address(name) for name in lab.topology.neighbours(CALLER)]
+        links = [(own, theirs) for own in (OWN.ipv4, "10.50.0.2", "100.64.0.77") for theirs in neighbours]
         mac = lab.out(CORE, "cat", f"/sys/class/net/{CALLER}/address").strip()
         own_mac = lab.out(CALLER, "cat", "/sys/class/net/eth0/address").strip()
         scene = Scene("eth0", OWN, TARGETS, mac, own_mac, links[0][1], MARK, KINDS)
@@ -128,6 +131,7 @@ class Stage:
             self.nested.tell("rest")
             last = int(self.prober.tell("rest"))
         self.wire.await_mark(last)
+        self.sent[name], self._bursts = last - self._bursts, last
         found: Counter[str] = Counter()
         for number, count in self.wire.probes.items():
             found[self.kinds[number]] += count
@@ -150,6 +154,7 @@ class Stage:
             f"targets: {', '.join(t.name for t in TARGETS)}; IPv4 and IPv6; packets on the outer wire"
         )
         lines.append(" " * width + "".join(f"{head:>6}" for head in heads))
+        lines.append(f"{'(bursts sent)':<{width}}" + "".join(f"{n:>6}" for n in self.sent.values()))
         for row in rows:
             lines.append(f"{row:<{width}}" + "".join(f"{c[row]:>6}" for c in self.columns.values()))
         lines.append(f"{'other':<{width}}" + "".join(f"{c.total():>6}" for c in self.others.values()))

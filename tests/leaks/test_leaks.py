@@ -15,11 +15,13 @@ import pytest
 from anonnet.lab import services
 from anonnet.lab.place import CALLER
 from tests.lab.live import EXIT_ECHO, LiveLab, live, until
+from tests.leaks.events import EVENTS
 from tests.leaks.stage import Stage
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 
 CONTROL = "down (control)"
+SAME = ("rules", "firewall", "links", "sysctls")
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,10 @@ def test_matrix(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
         flows.tell("close")
         until(lambda: bool(lab.ping(EXIT_ECHO, 1)), 5, "an echo from the exit")
     flows.end()
+    for event in EVENTS:
+        with stage.column(event.__name__.replace("_", " "), loop=True):
+            event(lab)
+        until(lambda: bool(lab.ping(EXIT_ECHO, 1)), 15, f"an echo after {event.__name__}")
     with stage.column("blocked (kill -9)", loop=True):
         lab.kill(CALLER)
         stage.burst()
@@ -70,4 +76,8 @@ def test_matrix(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
         print(f"\n{stage.matrix()}")
     leaked = {name: stage.leaked(name) for name in stage.columns if name != CONTROL}
     assert leaked == dict.fromkeys(leaked, 0), stage.others
-    assert lab.host_state() == before
+    after = lab.host_state()
+    # An event has set routes anew, and one another name server, which is the truth to go back to.
+    assert {what: after[what] for what in SAME} == {what: before[what] for what in SAME}
+    assert after["resolv.conf"] == "nameserver 100.64.0.1\n"
+    assert "anonnet" not in "".join(after.values())

@@ -14,22 +14,10 @@ import pytest
 from tun_namespaces import HOST, Wire, inside, raw, sh, snapshot, udp
 
 from anonnet.tun import host, warden
-from anonnet.tun.firewall import LinkEndpoint
 from anonnet.tun.host import HostSession, Phase, UpSettings
 from anonnet.tun.routing import MARK, TABLE
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("hosts")]
-
-
-@pytest.fixture
-def settings(tmp_path: Path, resolv_conf: Path) -> UpSettings:
-    return UpSettings(
-        links=(LinkEndpoint("raw", "10.9.0.1", 253),),
-        lan=("10.50.0.0/16",),
-        run_dir=tmp_path / "run",
-        state_dir=tmp_path / "state",
-        resolv_conf=resolv_conf,
-    )
 
 
 @contextmanager
