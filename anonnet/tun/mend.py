@@ -18,7 +18,7 @@ from anonnet.tun.nft import Library
 from anonnet.tun.plan import Step
 
 _VALUES: Final = (Sysctl, WriteFile)  # changes that replace something, which undo then puts back
-_LEARNT: Final = re.compile(r"elements = \{[^}]*\}")  # what packets have added to a named map
+_LEARNT: Final = re.compile(r"\s*elements = \{[^}]*\}")  # what packets have added to a named map
 
 
 @dataclass(slots=True)
