@@ -22,7 +22,7 @@ from anonnet.node.invite import own_invite
 
 pytestmark = pytest.mark.root
 
-NAME = "antest-cli"
+NAME = f"antest-cli-{os.getpid()}"
 ROOT = Path(__file__).parents[2]
 RESOLV_CONF = Path("/etc/netns") / NAME / "resolv.conf"
 
