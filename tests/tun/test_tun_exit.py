@@ -48,9 +48,12 @@ class Circuits:
         os.write(self._fd, bytes(packet))
 
     def receive(self) -> Packet:
-        assert select.select([self._fd], [], [], 5)[0], "nothing came back"
-        data = os.read(self._fd, 65536)
-        return (IP if data[0] >> 4 == 4 else IPv6)(data)
+        while True:
+            assert select.select([self._fd], [], [], 5)[0], "nothing came back"
+            data = os.read(self._fd, 65536)
+            packet = (IP if data[0] >> 4 == 4 else IPv6)(data)
+            if packet.dst != "ff02::16":  # the kernel's own listener reports come when they please
+                return packet
 
     def answers(self, packet: Packet) -> list[Packet]:
         """Send a packet; return what the exit itself answers: all that precedes the answer to an echo."""
