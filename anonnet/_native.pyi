@@ -20,7 +20,14 @@ CONSTANTS: Final[dict[str, int]]
 
 class ForwardQueue(_PythonQueue):
     def __init__(
-        self, fmt: Format, capacity: int, prefill: int, tick: int, ample: int, majority: float, stall: float,
+        self,
+        fmt: Format,
+        capacity: int,
+        prefill: int,
+        tick: int,
+        ample: int,
+        majority: float,
+        stall: float,
         spacing: int,
     ) -> None: ...
 

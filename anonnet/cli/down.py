@@ -13,7 +13,7 @@ from anonnet.errors import OperatorError
 from anonnet.node import api
 from anonnet.node.client import Client, DaemonDownError
 from anonnet.node.config import Config, load
-from anonnet.tun import host
+from anonnet.tun import host, lockdown
 from anonnet.tun.apply import Session, quiet
 from anonnet.tun.journal import Journal
 
@@ -30,7 +30,10 @@ def down(config_path: Path, verbose: bool) -> None:
     with contextlib.suppress(OperatorError):
         Client(config.node.run_dir).call(api.Down(), api.Status)
     was_up = _undo(config, verbose)
-    click.echo("down: this host is as it was before `up`" if was_up else "already down")
+    if lockdown.is_on(config.node.state_dir):
+        click.echo("blocked: lockdown is on, and `anonnet-tun lockdown off` opens this host")
+    else:
+        click.echo("down: this host is as it was before `up`" if was_up else "already down")
 
 
 @click.command()

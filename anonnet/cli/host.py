@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -15,10 +17,12 @@ from anonnet.node import api
 from anonnet.node.client import Client, DaemonDownError
 from anonnet.node.config import Config, TransportName
 from anonnet.node.peers import Peer
+from anonnet.tun import lockdown, warden
 from anonnet.tun.device import device_exists
 from anonnet.tun.firewall import LinkEndpoint
 from anonnet.tun.host import UpSettings, host_state
 from anonnet.tun.routing import rules_in_place
+from anonnet.tun.upplan import saved_settings
 from anonnet.wire.descriptor import Address, Transport
 
 _NAMES: Final[dict[Transport, TransportName]] = {Transport.RAW: "raw", Transport.UDP: "udp"}
@@ -31,6 +35,8 @@ def up_settings(config: Config, peers: list[Peer], users: bool = False) -> UpSet
         mark=config.transport.mark,
         links=tuple(dict.fromkeys(link for peer in peers if peer.link for link in _endpoints(config, peer))),
         lan=config.caller.lan,
+        outside=config.caller.outside,
+        outside_users=user_ids(config.caller.outside_users),
         users=users,
         run_dir=config.node.run_dir,
         state_dir=config.node.state_dir,
@@ -45,7 +51,23 @@ def current(config: Config) -> api.Status:
         bare = api.Status(api.SCHEMA, _own_id(config), "down", None, (), ())
         report = msgspec.structs.replace(bare, suite=config.node.suite, warnings=config.warnings)
     firewall, tunnel = in_place(config)
-    return msgspec.structs.replace(report, state=combine(report.state, firewall, tunnel))
+    seen = msgspec.structs.replace(
+        report,
+        state=combine(report.state, firewall, tunnel),
+        lockdown=lockdown.is_on(config.node.state_dir),
+        watched=warden.runs(config.node.run_dir),
+    )
+    if os.geteuid() == 0 and firewall and (settings := saved_settings(config.node.run_dir)):
+        seen = msgspec.structs.replace(seen, outside=tuple(_outside(settings)))
+    return seen
+
+
+def _outside(settings: UpSettings) -> Iterator[str]:
+    """Yield what stays outside of the tunnel, for people."""
+    yield from settings.kept_out.ranges
+    yield from (f"user {uid}" for uid in settings.outside_users)
+    if settings.programs:
+        yield "programs started by `anonnet-tun exclude`"
 
 
 def in_place(config: Config) -> tuple[bool, bool]:
@@ -64,6 +86,17 @@ def combine(daemon: api.State, firewall: bool, tunnel: bool) -> api.State:
     if daemon == "down":
         return "blocked"
     return daemon if tunnel else "connecting"
+
+
+def user_ids(names: tuple[str, ...]) -> tuple[int, ...]:
+    """Return the ids of users given by name or number; OperatorError for one that does not exist."""
+    found = []
+    for name in names:
+        try:
+            found.append(int(name) if name.isdigit() else pwd.getpwnam(name).pw_uid)
+        except KeyError:
+            raise OperatorError(f"no user {name!r}", "name one of /etc/passwd, or a number") from None
+    return tuple(found)
 
 
 def _own_id(config: Config) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -41,21 +41,16 @@ def status(ctx: click.Context, config_path: Path, as_json: bool) -> None:
         for label, value in (("this node", report.id), ("exit", report.exit), ("data plane", report.engine)):
             if value is not None:
                 click.echo(f"{label:<12}{value}")
+        for line in _of_this_host(report):
+            click.echo(line)
         kept = [("guard", report.guards), ("exit", report.exits)]
         tables = [_table(f"{what} days state", [(k.id[:8], k.days_left, k.state) for k in found])
                   for what, found in kept]  # fmt: skip
         for table in (_circuit_table(report.circuits), *tables, _link_table(report.links)):
             if table:
                 click.echo(f"\n{table}")
-        for circuit in report.circuits:
-            if circuit.trouble:
-                click.echo(f"circuit {circuit.id}: {circuit.trouble}")
-            if circuit.next_build_s > 1:
-                wait = f"the next one is built in {circuit.next_build_s:.0f} s"
-                click.echo(f"circuit {circuit.id}: many of its routes have died; {wait}")
-        for link in report.links:
-            if link.trouble:
-                click.echo(f"link with {link.peer[:8]}: {link.trouble}")
+        for line in _troubles(report):
+            click.echo(line)
     ctx.exit(0 if report.state == "up" else NOT_UP)
 
 
@@ -85,6 +80,29 @@ def circuits(config_path: Path, as_json: bool) -> None:
         _print_json(report)
     else:
         click.echo(_circuit_table(report.circuits) or "no circuit: `anonnet-tun up` builds one")
+
+
+def _of_this_host(report: api.Status) -> Iterator[str]:
+    """Yield what to know about this host beside the state."""
+    if report.outside:
+        yield f"{'outside':<12}{', '.join(report.outside)}"
+    if report.lockdown:
+        yield f"{'lockdown':<12}on: blocked whenever not up"
+    if report.state in ("up", "blocked") and not report.watched:
+        yield f"{'no warden':<12}nobody puts right what other programs change: `up` starts one"
+
+
+def _troubles(report: api.Status) -> Iterator[str]:
+    """Yield what is wrong with circuits and links."""
+    for circuit in report.circuits:
+        if circuit.trouble:
+            yield f"circuit {circuit.id}: {circuit.trouble}"
+        if circuit.next_build_s > 1:
+            wait = f"the next one is built in {circuit.next_build_s:.0f} s"
+            yield f"circuit {circuit.id}: many of its routes have died; {wait}"
+    for link in report.links:
+        if link.trouble:
+            yield f"link with {link.peer[:8]}: {link.trouble}"
 
 
 def show_hops(route: api.RouteStatus) -> str:

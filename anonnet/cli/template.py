@@ -110,7 +110,9 @@ circuits = 1                     # at once; each has routes of its own, and an a
 isolate = "off"                  # with several: what shares none; "destination", or "user" (of this host)
 distinct_exits = "auto"          # an exit for each circuit: auto = while there are enough; true, false
 share = 1.0                      # of the free slots of its links, for this host's circuits
-lan = []                         # ranges to be reached past the tunnel: ["192.168.1.0/24"]; off by default
+lan = []                         # the local network: ["192.168.1.0/24"]; past the tunnel, both ways
+outside = []                     # other ranges that stay outside of the tunnel, as those of another VPN
+outside_users = []               # users whose programs do: ["backup"]; what they look up is resolved inside
 
 # One table for each node that this one knows; its line comes from `anonnet-tun invite` over there.
 #

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Final, Literal
 
 import click
+import msgspec
 from rich.console import Console
 
 from anonnet.cli import config_option
 from anonnet.cli.host import in_place, up_settings
+from anonnet.cli.outside import lan_ranges, running
 from anonnet.cli.probe import wait_for_echo
 from anonnet.cli.show import show_hops
 from anonnet.errors import OperatorError
@@ -64,11 +66,12 @@ class Steps:
 @click.option("--circuits", type=click.IntRange(1, MAX_CIRCUITS), help="Circuits at once, to isolate.")
 @click.option("--isolate", type=click.Choice([by.value for by in Isolation]), help="What shares no circuit.")
 @click.option("--distinct-exits", type=click.Choice(list(DISTINCT)), help="An exit for each circuit.")
+@click.option("--lan", type=click.Choice(["on", "off"]), help="Reach the local network past the tunnel.")
 @click.option("-v", "--verbose", is_flag=True, help="Show every change to this host.")
 def up(
     config_path: Path, wait: float, exit_: str | None, exclude: tuple[str, ...], hops: int | None,
     routes: int | None, redundancy: str | None, circuits: int | None, isolate: str | None,
-    distinct_exits: str | None, verbose: bool,
+    distinct_exits: str | None, lan: str | None, verbose: bool,
 ) -> None:  # fmt: skip
     """Carry all of this host's traffic through the network.
 
@@ -89,18 +92,17 @@ def up(
     request = api.Up(exit_id, hops, routes, redundancy, wait, circuits, isolate, distinct, excluded)
     users = Isolation(isolate or config.caller.isolate) is Isolation.USER
     settings = up_settings(config, peers, users)
+    if lan is not None:
+        settings = msgspec.structs.replace(settings, lan=lan_ranges(config, lan))
     client = Client(config.node.run_dir)
     steps = Steps()
     echo = (lambda line: steps.console.print(line, markup=False)) if verbose else _silent
 
     before = client.call(api.GetStatus(), api.Status)
     if before.state == "up" and all(in_place(config)):
+        _adjust(config, users, settings.lan if lan else None, echo)
         if request != api.Up(wait=wait):
-            if users:
-                change(settings, echo)
             before = client.call(request, api.Status, timeout=wait + GRACE)
-        if not warden.runs(config.node.run_dir):
-            warden.restart(config.node.run_dir)
         _check(config, steps, deadline)
         steps.did("already up", "; ".join(map(_through, before.circuits)) or "no route")
         return
@@ -135,6 +137,16 @@ def up(
             raise
         host.keep()
     steps.did("up", "all of this host's traffic goes through the network")
+
+
+def _adjust(config: Config, users: bool, lan: tuple[str, ...] | None, echo: Callable[[str], None]) -> None:
+    """Bring what stands on this host in line with what this `up` was told; None: leave the LAN as it is."""
+    now = running(config)
+    wanted = msgspec.structs.replace(now, users=now.users or users, lan=now.lan if lan is None else lan)
+    if wanted != now:
+        change(wanted, echo)
+    if not warden.runs(config.node.run_dir):
+        warden.restart(config.node.run_dir)
 
 
 def _check(config: Config, steps: Steps, deadline: float) -> None:

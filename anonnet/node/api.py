@@ -152,6 +152,9 @@ class Status(Struct, frozen=True):
     exits: tuple[KeptStatus, ...] = ()  # nor any when the exit is the operator's choice
     suite: str = DEFAULT_SUITE
     warnings: tuple[str, ...] = ()  # what the configuration asks for and had better not
+    outside: tuple[str, ...] = ()  # what stays outside of the tunnel; only root is told
+    watched: bool = False  # whether a warden puts right what others change
+    lockdown: bool = False  # whether the host is blocked whenever it is not up
 
 
 class Circuits(Struct, frozen=True):

@@ -121,6 +121,8 @@ class CallerSection(_Section, frozen=True):
     distinct_exits: bool | Literal["auto"] = "auto"
     share: Annotated[float, Meta(gt=0, le=1)] = 1.0  # of a link's free slots, for the circuit
     lan: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
+    outside_users: tuple[str, ...] = ()
 
 
 class PeerSection(_Section, frozen=True):
@@ -239,6 +241,7 @@ def _texts(config: Config) -> Iterator[tuple[str, Callable[[str], object], str]]
         ("exit.deny", ip_network, exit_.deny),
         ("caller.lan", ip_network, caller.lan),
         ("caller.exclude", _read_excluded, caller.exclude),
+        ("caller.outside", ip_network, caller.outside),
     ]
     for key, read, texts in lists:
         yield from ((f"{key}[{index}]", read, text) for index, text in enumerate(texts))

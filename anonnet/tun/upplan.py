@@ -13,7 +13,7 @@ import msgspec
 
 from anonnet import spec
 from anonnet.errors import OperatorError
-from anonnet.tun import cgroup, commands, dns, firewall, nft, routing
+from anonnet.tun import commands, dns, firewall, nft, routing
 from anonnet.tun.actions import Cgroup, CreateTun, DeleteTun
 from anonnet.tun.apply import read_sysctl
 from anonnet.tun.dns import DnsFacts
@@ -33,8 +33,8 @@ class UpSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What `up` is told.
 
     `lan`, `outside`: address ranges that stay outside of the tunnel, both ways. `outside_users`: ids of the
-    users whose programs do; `programs`: whether those do that `anonnet-tun exclude` starts. `users`: circuits
-    isolate by user, so the data plane must know whose packets it reads.
+    users whose programs do; `programs`: the cgroup of those that `anonnet-tun exclude` starts, "" until then.
+    `users`: circuits isolate by user, so the data plane must know whose packets it reads.
     """
 
     tun: str = "anonnet0"
@@ -43,7 +43,7 @@ class UpSettings(msgspec.Struct, frozen=True, kw_only=True):
     lan: tuple[str, ...] = ()
     outside: tuple[str, ...] = ()
     outside_users: tuple[int, ...] = ()
-    programs: bool = False
+    programs: str = ""
     users: bool = False
     run_dir: Path = Path("/run/anonnet")
     state_dir: Path = Path("/var/lib/anonnet")
@@ -61,7 +61,7 @@ class UpSettings(msgspec.Struct, frozen=True, kw_only=True):
     def kept_out(self) -> Outside:
         """What stays outside of the tunnel."""
         ranges = tuple(dict.fromkeys((*self.lan, *self.outside)))
-        return Outside(ranges, self.outside_users, cgroup.path() if self.programs else "")
+        return Outside(ranges, self.outside_users, self.programs)
 
     def save(self) -> None:
         """Keep the settings beside the journal, for the warden and for commands that change one of them."""

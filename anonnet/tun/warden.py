@@ -42,6 +42,7 @@ FULL_SECONDS: Final = 30.0  # so often it looks although nothing seems to have h
 SUSPENDED_SECONDS: Final = 1.0  # the clock that counts suspended time gained so much on the one that does not
 BEGIN_SECONDS: Final = 10.0  # for the first look
 END_SECONDS: Final = 5.0
+LOCK_SECONDS: Final = 1.0
 LOG_BYTES: Final = 200_000
 # linux/rtnetlink.h: link, addresses, routes, rules of both versions; linux/netfilter/nfnetlink.h: nf_tables
 _ROUTE_GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18
@@ -172,10 +173,7 @@ def main() -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", handlers=[handler]
     )
-    lock = os.open(run_dir / "warden.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _lock(run_dir):
         log.error("another warden runs")
         sys.exit(1)
 
@@ -191,6 +189,21 @@ def main() -> None:
         sys.exit(1)
     finally:
         _pid_file(run_dir).unlink(missing_ok=True)
+
+
+def _lock(run_dir: Path) -> bool:
+    """Take the lock that says that this warden lives, until this process ends."""
+    lock = os.open(run_dir / "warden.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.005)  # who asks whether a warden runs holds it for a moment
+        else:
+            return True
 
 
 def _pid_file(run_dir: Path) -> Path:

@@ -1,6 +1,6 @@
 """The native engine and its reference, Python: the same bytes, the same decisions, whatever comes.
 
-    caller ==LEFT== relay ==RIGHT== exit       each a pair of planes, one of each engine, told the same
+caller ==LEFT== relay ==RIGHT== exit       each a pair of planes, one of each engine, told the same
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from tun_probes import probes
 from tun_ups import raised
 
 from anonnet.errors import OperatorError
-from anonnet.tun import apply, host
+from anonnet.tun import apply, cgroup, host
 from anonnet.tun.actions import Action, Nft
 from anonnet.tun.device import Tun
 from anonnet.tun.host import UpSettings, gather_facts, host_state, plan_up
@@ -104,7 +104,7 @@ def whole_round(settings: UpSettings) -> int:
 
 
 def test_fifty_rounds(settings: UpSettings) -> None:
-    settings = msgspec.structs.replace(settings, outside_users=(12345,), programs=True, users=True)
+    settings = msgspec.structs.replace(settings, outside_users=(12345,), programs=cgroup.path(), users=True)
     steps = inside(HOST, lambda: len(plan_up(settings, gather_facts(settings))))
     before = snapshot(HOST, settings.resolv_conf)
     looks = 0

@@ -11,6 +11,7 @@ import contextlib
 import os
 import pickle
 import select
+import signal
 import socket
 import subprocess
 import traceback
@@ -20,6 +21,7 @@ from typing import Any
 
 from pyroute2 import netns
 
+from anonnet.lab.namespaces import processes
 from anonnet.tun import apply
 from anonnet.tun.actions import Action
 from anonnet.tun.device import Tun
@@ -114,6 +116,8 @@ def two_hosts() -> Iterator[None]:
         )  # as distributions do
         yield
     finally:
+        for pid in processes([HOST, OUTSIDE]):  # the warden of a test that failed
+            os.kill(pid, signal.SIGKILL)
         for name in (HOST, OUTSIDE):
             subprocess.run(["ip", "netns", "del", name], check=False)
 

@@ -1,0 +1,193 @@
+"""`anonnet-tun doctor`: what this host lacks, and what to do about it."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import click
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from anonnet.cli import config_option
+from anonnet.cli.host import up_settings
+from anonnet.crypto.keys import load_keys
+from anonnet.errors import AnonNetError, OperatorError
+from anonnet.node import api
+from anonnet.node.client import Client, DaemonDownError
+from anonnet.node.config import Config, load
+from anonnet.node.peers import Peer, read_peers, require_link
+from anonnet.node.privileges import find_user, require_cling
+from anonnet.tun import cgroup, commands, nft, warden
+from anonnet.tun.dns import dns_facts, nameservers
+from anonnet.tun.host import host_state
+from anonnet.tun.upplan import supports
+
+Check = Callable[[Config, list[Peer]], str]
+SLOW_CLOCK_SECONDS: Final = 60  # an invite may be so much younger than this host's clock says
+
+
+@click.command()
+@config_option
+def doctor(config_path: Path) -> None:
+    """Look for what keeps AnonNet from working here; exit code 1 if there is anything."""
+    config, peers = load(config_path), []
+    broken = 0
+    try:
+        peers = read_peers(config, None, str(config_path))
+    except OperatorError as error:
+        broken += _tell("peers", f"{error.what}: {error.hint}", bad=True)
+    for name, check in CHECKS.items():
+        try:
+            broken += _tell(name, check(config, peers), bad=False)
+        except AnonNetError as error:
+            broken += _tell(name, str(error), bad=True)
+    if broken:
+        raise OperatorError(f"{broken} of {len(CHECKS)} checks found something", "see the lines marked !")
+
+
+def _tell(name: str, text: str, *, bad: bool) -> int:
+    click.echo(f"{'!' if bad else ' '} {name:<14}{text}")
+    return int(bad)
+
+
+# -- checks: each returns what is well, or raises OperatorError with what is not and what to do -----
+
+
+def _keys(config: Config, peers: list[Peer]) -> str:
+    load_keys(config.node.state_dir)
+    find_user(config.node.user)
+    return f"this node has its keys, and becomes user {config.node.user}"
+
+
+def _links(config: Config, peers: list[Peer]) -> str:
+    require_link(peers, "configuration")
+    return f"{sum(peer.link for peer in peers)} neighbours to link with"
+
+
+def _rights(config: Config, peers: list[Peer]) -> str:
+    commands.require_net_admin()
+    require_cling(config.data_plane.realtime_priority, config.data_plane.lock_memory)
+    return "may change the network, run in real time and lock memory"
+
+
+def _kernel(config: Config, peers: list[Peer]) -> str:
+    if not Path("/dev/net/tun").exists():
+        raise OperatorError("no /dev/net/tun", "load the driver (modprobe tun); in a container, ask its host")
+    commands.run(["nft", "--check", "-f", "-"], nft.fresh("inet", "anonnet_probe", []))
+    if not supports("netdev"):
+        hint = "a kernel of 5.16 or later has it; until then programs with root's rights could send past `up`"
+        raise OperatorError("nf_tables has no egress hook", hint)
+    if not supports("arp"):
+        raise OperatorError(
+            "nf_tables cannot filter ARP", "load it: modprobe nf_tables_arp, or CONFIG_NF_TABLES_ARP"
+        )
+    nft.Library().close()
+    return "TUN, nf_tables with egress hook and ARP"
+
+
+def _policy_routing(config: Config, peers: list[Peer]) -> str:
+    try:
+        with IPRoute() as netlink:
+            found = len(list(netlink.get_rules()))
+    except NetlinkError as error:
+        raise OperatorError(f"no policy routing ({error})", "CONFIG_IP_MULTIPLE_TABLES") from None
+    return f"{found} rules"
+
+
+def _programs(config: Config, peers: list[Peer]) -> str:
+    return f"`exclude` puts programs into {cgroup.path()}"
+
+
+def _addresses(config: Config, peers: list[Peer]) -> str:
+    own = {str(one.host) for one in config.transport.parsed}
+    with IPRoute() as netlink:
+        here = {one.get_attr("IFA_ADDRESS") for one in netlink.get_addr()}
+        routes = {route["family"] for route in netlink.get_default_routes()}
+    if not routes:
+        raise OperatorError("no default route", "connect this host to the Internet")
+    if missing := sorted(own - here):
+        # No fault by itself: a router may forward to this host.
+        return f"{', '.join(missing)} is announced but on no device here: behind a router?"
+    versions = "IPv4 and IPv6" if len(routes) > 1 else "one IP version"
+    return f"{', '.join(sorted(own)) or 'none announced'}; default route for {versions}"
+
+
+def _clock(config: Config, peers: list[Peer]) -> str:
+    newest = max((peer.descriptor.epoch for peer in peers), default=0)
+    behind = newest - time.time()
+    if behind > SLOW_CLOCK_SECONDS:
+        hint = "set it: timedatectl set-ntp true"
+        raise OperatorError(f"this host's clock is at least {behind:.0f} s behind that of a peer", hint)
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+
+
+def _daemon(config: Config, peers: list[Peer]) -> str:
+    try:
+        report = Client(config.node.run_dir).call(api.GetStatus(), api.Status)
+    except DaemonDownError as error:
+        raise OperatorError("the node is not running", error.hint) from None
+    down = [link for link in report.links if link.state != "up"]
+    if down:
+        trouble = "; ".join(f"{link.peer[:8]} is {link.state} {link.trouble}".strip() for link in down)
+        hint = "is the other node running, does it know this one, and does a firewall on the way pass"
+        hint += f' IP protocol {config.transport.ip_protocol}? (transport = "udp" passes more routers)'
+        raise OperatorError(f"{len(down)} of {len(report.links)} links are not up: {trouble}", hint)
+    return f"running, {len(report.links)} links up"
+
+
+def _reach(config: Config, peers: list[Peer]) -> str:
+    """Whether there is a way to each neighbour's addresses."""
+    lost = []
+    with IPRoute() as netlink:
+        for link in up_settings(config, peers).links:
+            if link.address is None:
+                continue
+            host = str(ipaddress.ip_network(link.address).network_address)
+            try:
+                netlink.route("get", dst=host, mark=config.transport.mark)
+            except NetlinkError:
+                lost.append(host)
+    if lost:
+        raise OperatorError(
+            f"no route to {', '.join(lost)}", "is IPv6 on this host? give the peer an `address`"
+        )
+    return "there is a route to every neighbour's address"
+
+
+def _dns(config: Config, peers: list[Peer]) -> str:
+    facts = dns_facts()
+    servers = nameservers((facts.content or b"").decode(errors="replace"))
+    if not servers:
+        raise OperatorError(f"{facts.path} names no server", "set one, or start systemd-resolved")
+    return f"{facts.manager.value}: {', '.join(servers)}"
+
+
+def _host(config: Config, peers: list[Peer]) -> str:
+    state = host_state(up_settings(config, []))
+    if state.down:
+        return "nothing of `up` is in place"
+    if state.firewall and not warden.runs(config.node.run_dir):
+        raise OperatorError("nobody watches the firewall", "`anonnet-tun up` starts a warden")
+    if state.blocked:
+        return "blocked: `up` reconnects, `down` opens this host"
+    return "up, and watched"
+
+
+CHECKS: Final[dict[str, Check]] = {
+    "keys": _keys,
+    "links": _links,
+    "rights": _rights,
+    "kernel": _kernel,
+    "routing": _policy_routing,
+    "programs": _programs,
+    "addresses": _addresses,
+    "reachability": _reach,
+    "clock": _clock,
+    "dns": _dns,
+    "node": _daemon,
+    "this host": _host,
+}

@@ -1,0 +1,3 @@
+from tests.cli.cli_host import host
+
+__all__ = ["host"]
