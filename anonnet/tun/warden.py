@@ -75,7 +75,7 @@ class Warden:
                     _drain(listener)
                 with signals_held():
                     goes_on = self._try()
-                    _pid_file(self._run_dir).write_text(f"{os.getpid()} {self.looks}\n")
+                    self._write_pid()
                 if not goes_on:
                     return
                 self._wait(listeners)
@@ -102,6 +102,13 @@ class Warden:
         for name in undone:
             log.warning("%s had been changed by somebody else: put right", name)
         return True
+
+    def _write_pid(self) -> None:
+        """Say who this is, and how often it has looked; by a rename, so that nobody reads half of it."""
+        path = _pid_file(self._run_dir)
+        fresh = path.with_suffix(".new")
+        fresh.write_text(f"{os.getpid()} {self.looks}\n")
+        fresh.rename(path)
 
     def _try(self) -> bool:
         self.looks += 1
