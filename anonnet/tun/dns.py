@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import time
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +23,7 @@ from anonnet.tun.plan import Phase, Step
 
 RESOLV_CONF: Final = Path("/etc/resolv.conf")
 RESOLVED_CONF: Final = Path("/run/systemd/resolve/resolv.conf")  # what systemd-resolved itself asks
+_WRITING_SECONDS: Final = 0.1
 _RECORD: Final = "tun."
 _STUBS = {"127.0.0.53", "127.0.0.54"}  # systemd-resolved's listeners, systemd-resolved.service(8)
 
@@ -89,7 +91,10 @@ def dns_steps(tun: str, facts: DnsFacts) -> list[Step]:
 def dns_facts(path: Path = RESOLV_CONF) -> DnsFacts:
     """Look at how this host resolves names."""
     try:
-        content = path.read_bytes()
+        content: bytes | None = path.read_bytes()
+        if not content:  # somebody may be about to write it
+            time.sleep(_WRITING_SECONDS)
+            content = path.read_bytes()
     except FileNotFoundError:
         content = None
     except OSError as error:
@@ -108,14 +113,6 @@ def nameservers(text: str) -> list[str]:
     return found
 
 
-def read(path: str) -> bytes | None:
-    """Return a file's content, None if there is none or it cannot be read."""
-    try:
-        return Path(path).read_bytes()
-    except OSError:
-        return None
-
-
 def device_of(run: Run) -> str:
     """Return the device that a command of `dns_steps` is about."""
     return run.argv[2].removeprefix(_RECORD)
@@ -126,8 +123,8 @@ def stands(run: Run) -> bool:
     try:
         if run.argv[0] == "resolvectl":
             return run.argv[3] in commands.run(run.argv[:3]).split()
-        return nameservers((read(str(RESOLV_CONF)) or b"").decode(errors="replace"))[:1] == [spec.INNER4_EXIT]
-    except OperatorError:
+        return nameservers(RESOLV_CONF.read_text(errors="replace"))[:1] == [spec.INNER4_EXIT]
+    except (OperatorError, OSError):
         return False
 
 

@@ -47,8 +47,8 @@ class Memory:
                 return routing.route_stands(route)
             case Sysctl(key, value):
                 return read_sysctl(key, value) == value
-            case WriteFile(path, content):
-                return dns.read(path) == content
+            case WriteFile(content=content):  # as it was when the plan was made, or a change since were lost
+                return isinstance(step.undo, RestoreFile) and step.undo.prior == content
             case Cgroup(path=path):
                 return cgroup.stands(path)
             case Run() as run:

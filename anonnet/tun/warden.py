@@ -35,7 +35,7 @@ from anonnet.tun.apply import signals_held
 from anonnet.tun.journal import Journal
 from anonnet.tun.mend import Memory, mend
 from anonnet.tun.nft import Library
-from anonnet.tun.upplan import OWNER, UpSettings, gather_facts, plan_up, saved_settings, wall
+from anonnet.tun.upplan import OWNER, gather_facts, plan_up, saved_settings, wall
 
 POLL_SECONDS: Final = 1.0
 FULL_SECONDS: Final = 30.0  # so often it looks although nothing seems to have happened
@@ -73,12 +73,13 @@ class Warden:
             while True:
                 for listener in listeners:
                     _drain(listener)
+                resolv_conf = self._resolv_conf()
                 with signals_held():
                     goes_on = self._try()
                     self._write_pid()
                 if not goes_on:
                     return
-                self._wait(listeners)
+                self._wait(listeners, resolv_conf)
         finally:
             self._library.close()
             for listener in listeners:
@@ -120,10 +121,8 @@ class Warden:
             log.exception("a bug; the firewall stays, and the next look may do better")
         return True
 
-    def _wait(self, listeners: list[socket.socket]) -> None:
-        """Return when there is a reason to look."""
-        settings = saved_settings(self._run_dir)
-        resolv_conf = _stamp(settings) if settings else None
+    def _wait(self, listeners: list[socket.socket], resolv_conf: tuple[int, int, int] | None) -> None:
+        """Return when there is a reason to look; `resolv_conf`: what was there at the last look."""
         until = time.monotonic() + FULL_SECONDS
         while time.monotonic() < until:
             if select.select(listeners, [], [], POLL_SECONDS)[0]:
@@ -133,8 +132,17 @@ class Warden:
                 log.info("back from %.0f s of suspension", gained - self._gained)
                 self._gained = gained
                 return
-            if settings and _stamp(settings) != resolv_conf:
+            if self._resolv_conf() != resolv_conf:
                 return
+
+    def _resolv_conf(self) -> tuple[int, int, int] | None:
+        """Return what tells one resolv.conf from another without reading it; None if there is none."""
+        with contextlib.suppress(OSError, OperatorError):
+            settings = saved_settings(self._run_dir)
+            if settings is not None:
+                status = settings.resolv_conf.stat()
+                return status.st_ino, status.st_mtime_ns, status.st_size
+        return None
 
 
 def restart(run_dir: Path) -> None:
@@ -260,14 +268,6 @@ def _drain(listener: socket.socket) -> None:
 def _suspended() -> float:
     """Return how many seconds this machine has been suspended since it started."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
-
-
-def _stamp(settings: UpSettings) -> tuple[int, int, int] | None:
-    try:
-        status = settings.resolv_conf.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 if __name__ == "__main__":
