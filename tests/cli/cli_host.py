@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -120,7 +121,8 @@ def host(tmp_path: Path) -> Iterator[Host]:
         if made is not None:
             made.kill_daemon()
         for pid in processes([NAME]):  # the warden of a test that failed
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         run("ip", "netns", "del", NAME)
         RESOLV_CONF.unlink()
         RESOLV_CONF.parent.rmdir()

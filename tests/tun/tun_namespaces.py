@@ -117,7 +117,8 @@ def two_hosts() -> Iterator[None]:
         yield
     finally:
         for pid in processes([HOST, OUTSIDE]):  # the warden of a test that failed
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         for name in (HOST, OUTSIDE):
             subprocess.run(["ip", "netns", "del", name], check=False)
 
