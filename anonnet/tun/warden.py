@@ -60,7 +60,7 @@ class Warden:
         self._library = Library()
         self._memory = Memory(self._library)
         self._twin = ""
-        self._gained = _suspended()
+        self._gained = suspended_seconds()
         self.looks = 0
 
     def run(self) -> None:
@@ -79,7 +79,7 @@ class Warden:
                     self._write_pid()
                 if not goes_on:
                     return
-                self._wait(listeners, resolv_conf)
+                self.wait(listeners, resolv_conf)
         finally:
             self._library.close()
             for listener in listeners:
@@ -121,13 +121,13 @@ class Warden:
             log.exception("a bug; the firewall stays, and the next look may do better")
         return True
 
-    def _wait(self, listeners: list[socket.socket], resolv_conf: tuple[int, int, int] | None) -> None:
+    def wait(self, listeners: list[socket.socket], resolv_conf: tuple[int, int, int] | None) -> None:
         """Return when there is a reason to look; `resolv_conf`: what was there at the last look."""
         until = time.monotonic() + FULL_SECONDS
         while time.monotonic() < until:
             if select.select(listeners, [], [], POLL_SECONDS)[0]:
                 return
-            gained = _suspended()
+            gained = suspended_seconds()
             if abs(gained - self._gained) > SUSPENDED_SECONDS:
                 log.info("back from %.0f s of suspension", gained - self._gained)
                 self._gained = gained
@@ -265,7 +265,7 @@ def _drain(listener: socket.socket) -> None:
             continue
 
 
-def _suspended() -> float:
+def suspended_seconds() -> float:
     """Return how many seconds this machine has been suspended since it started."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
 

@@ -212,3 +212,18 @@ def test_other_settings_without_a_moment_in_the_open(settings: UpSettings) -> No
 
     inside(HOST, scenario)
     assert snapshot(HOST, settings.resolv_conf) == before
+
+
+def test_a_suspended_machine_is_a_reason_to_look(
+    settings: UpSettings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The clock that counts suspended time jumps ahead of the one that does not; nothing else happens."""
+    caplog.set_level("INFO")
+    settings.run_dir.mkdir()
+    one = warden.Warden(settings.run_dir)
+    asleep = warden.suspended_seconds()
+    monkeypatch.setattr(warden, "suspended_seconds", lambda: asleep + 3600)
+    began = time.monotonic()
+    one.wait([], None)
+    assert time.monotonic() - began < warden.FULL_SECONDS / 2
+    assert "back from 3600 s of suspension" in caplog.text
