@@ -45,9 +45,9 @@ from anonnet.proto.profile import Profile
 from anonnet.spec import IP_PROTOCOL, UDP_PORT
 
 NET: Final = "198.18.0."  # RFC 2544: for benchmarks
-SETTLE_SECONDS: Final = 1.0  # until queues are filled and the clock of the processor is up
+SETTLE_SECONDS: Final = 1.8  # until queues are filled and the clock of the processor is up
 PATIENCE_SECONDS: Final = 5.0  # a relay that is so late has failed
-START_NS: Final = 500_000_000  # first ticks are due when all three processes have long been running
+START_NS: Final = 1_200_000_000  # first ticks are due when all three processes have long been running
 MARK: Final = 1
 Sockets = dict[tuple[str, int], socket.socket]
 
