@@ -102,7 +102,7 @@ new_connections_per_second = 100
 [caller]
 tun = "anonnet0"
 hops = 3                         # relays and exit of a route
-routes = 1                       # of a circuit, through different relays to one exit
+routes = 2                       # of a circuit, through different relays to one exit, if there are so many
 redundancy = "stripe"            # or "mirror" (each cell over every route), or "2-of-n" (parity)
 exit = "auto"                    # or the id of one node
 exclude = []                     # ids or networks of nodes that must be no part of any route

@@ -112,7 +112,7 @@ class CallerSection(_Section, frozen=True):
 
     tun: Interface = "anonnet0"
     hops: Annotated[int, Meta(ge=1, le=16)] = 3
-    routes: Annotated[int, Meta(ge=1, le=8)] = 1
+    routes: Annotated[int, Meta(ge=1, le=8)] = 2
     redundancy: str = "stripe"
     exit: str = "auto"
     exclude: tuple[str, ...] = ()

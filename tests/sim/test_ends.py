@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ipaddress import ip_network
+from typing import Any
 
 import pytest
 
 from anonnet.ids import NodeId
 from anonnet.proto import relay
+from anonnet.proto.caller import Caller, OwnRoute
 from anonnet.proto.keeper import CircuitState
-from anonnet.proto.path import Exclusion
+from anonnet.proto.path import Exclusion, KnownNode
 from anonnet.sim.clock import MS, SECOND
 from anonnet.sim.world import World
 from anonnet.wire import signal
@@ -85,6 +88,29 @@ def test_an_exit_that_restarts_gets_a_new_circuit() -> None:
     world.run(2 * SECOND)
     assert len(traffic.out) - out >= 95
     assert len(traffic.back) - back >= 95
+
+
+def test_where_there_is_one_path_two_routes_are_one_and_nobody_is_asked_for_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = chain()
+    built: list[object] = []
+    honest = Caller.build
+
+    def build(self: Caller, path: Sequence[KnownNode], *rest: Any) -> OwnRoute | Reason:
+        built.append(path)
+        return honest(self, path, *rest)
+
+    monkeypatch.setattr(Caller, "build", build)
+    keeper = world.nodes["caller"].core.keeper
+    keeper.want(None, 3, 2, world.now)
+    world.nodes["caller"].wake()
+    assert world.run(10 * SECOND, lambda: keeper.state is CircuitState.UP)
+    world.run(60 * SECOND)
+    assert len(built) == 1
+    assert keeper.state is CircuitState.UP
+    assert keeper.trouble == ""
+    assert keeper.waits(world.now) == 0
 
 
 @pytest.mark.parametrize("by", ["id", "network"])
