@@ -83,7 +83,7 @@ def test_five_minutes_of_bad_weather() -> None:
         assert got == sorted(set(got)), "in order, none twice"
         assert 0.03 < 1 - len(got) / sent < 0.13
     queues = [q for name in ("r1", "r2") for q in hop_route(world.nodes[name]).queues]
-    assert all(q.slips == 0 for q in queues), "weather is no drift"
+    assert all(q.slips <= 1 for q in queues), "once, to where the first cells come; weather is no drift"
     assert all(q.missing < 0.03 * q.received for q in queues)
 
 
