@@ -6,9 +6,9 @@ caller --- r1 (cheats, both ways) --- r2 (honest, watched) --- exit (honest, wat
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from functools import partial
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -97,9 +97,8 @@ class Delay(Cheat):
 class Witness(Plane):
     """Honest; notes link, tick and slot number of every route cell that it is about to send."""
 
-    def __init__(self, now: int, random: Callable[[int], bytes], randomised: bool = False,
-                 schedule_random: Callable[[int], bytes] | None = None) -> None:  # fmt: skip
-        super().__init__(now, random, randomised, schedule_random)
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
         self.log: dict[int, list[tuple[int, int]]] = {}
 
     def _add_lane(self, link: PlaneLink, handle: int, rate: int, take: Take, skip: Skip,
