@@ -263,6 +263,8 @@ class CircuitKeeper:
 
     def _let_go(self, route: OwnRoute, now: int) -> None:
         """End a route of our own will, without loss if it is open."""
+        if route is self._building:
+            self._leaving = None
         self._forget(route)
         if route.state is RouteState.OPEN:
             self.planner.lasted(route.path)
@@ -290,8 +292,7 @@ class CircuitKeeper:
         if self._opened and not route.resumed:
             self._step("the exit has forgotten the circuit; beginning another")
             self._renew(self._bound)
-            self._planned += 1
-            self._next_try = AT_ONCE
+            self._next_try = AT_ONCE  # and paid for: an exit may say so again and again
             return
         self._opened = True
         self._open_at = now

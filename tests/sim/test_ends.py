@@ -90,6 +90,29 @@ def test_an_exit_that_restarts_gets_a_new_circuit() -> None:
     assert len(traffic.back) - back >= 95
 
 
+def test_an_exit_that_always_says_that_it_forgot_wins_no_builds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time the caller begins another circuit, and pays for it."""
+    honest = signal.encode
+    opened: list[int] = []
+
+    def lie(message: signal.SignalMessage) -> bytes:
+        if isinstance(message, signal.Opened):
+            opened.append(message.resumed)
+            message = signal.Opened(0)
+        return honest(message)
+
+    monkeypatch.setattr(signal, "encode", lie)
+    world = World(1, "t1")
+    world.build(NAMES, LINKS, ["exit"])
+    assert world.run(30 * SECOND, lambda: links_up(world))
+    keeper = world.nodes["caller"].core.keeper
+    keeper.want(None, 3, 2, world.now)
+    world.nodes["caller"].wake()
+    world.run(60 * SECOND)
+    assert 1 in opened, "it did forget nothing"
+    assert len(opened) <= 20, "the pace of the budget: one in ten seconds, after the first few"
+
+
 def test_where_there_is_one_path_two_routes_are_one_and_nobody_is_asked_for_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
