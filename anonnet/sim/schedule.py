@@ -18,7 +18,7 @@ WITHIN: Final = 10 * SECOND  # all of them begin in this time
 LONGEST: Final = 4 * SECOND
 SILENCE: Final = DEAD_NS - SECOND  # in so long a link does not die, with all that delays may add
 
-OF_NODES: Final = ("kill", "stall")
+OF_NODES: Final = ("kill", "stall", "suspend")
 OF_WIRES: Final = ("cut", "loss", "delay", "jitter", "twice", "alter")
 OF_CALLER: Final = ("end route", "rotate", "down and up", "redundancy", "routes")
 OF_RELAYS: Final = ("relay ends route",)

@@ -159,6 +159,8 @@ class Trial:
                 world.at(over, self._restart, node)
             case "stall":
                 node.stall(fault.lasts)
+            case "suspend":
+                node.suspend(fault.lasts)
             case "end route":
                 for handle in list(self.caller.core.caller.routes)[:1]:
                     self.caller.core.caller.end(handle, Reason.FINISHED)
