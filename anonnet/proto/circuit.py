@@ -18,7 +18,7 @@ from anonnet.spec import TUN_MTU, Format, Kind
 from anonnet.wire.cell import CellRow
 
 HOLD_NS: Final = 40_000_000  # how long a missing cell is waited for ...
-HOLD_CELLS: Final = 4  # ... and for so many cells' time more if it may have come by a slower route
+HOLD_CELLS: Final = 4  # ... and for so many cells' time of the slowest route more if there are several
 
 
 class Circuit:
@@ -82,15 +82,15 @@ class Circuit:
     def expect(self, route: int, rate: float) -> None:
         """So many cells per second come over a route from now on; none with 0.
 
-        Each relay holds about one cell of a slow route, so that it is late by as many of its cells as it has
-        relays when cells over a fast one are not.
+        Each relay holds about one cell of a slow route, more or less as its clock has it, so that two routes,
+        also of one rate, bring their cells some cells' time apart.
         """
         self._incoming[route] = rate
         if not rate:
             del self._incoming[route]
-        rates = self._incoming.values() or (1,)
-        slower = 1 / min(rates) - 1 / max(rates)
-        self._reassembler.hold_ns = HOLD_NS + int(HOLD_CELLS * slower * 1_000_000_000)
+        slowest = min(self._incoming.values()) if len(self._incoming) > 1 else 0
+        apart = HOLD_CELLS * 1_000_000_000 / slowest if slowest else 0
+        self._reassembler.hold_ns = HOLD_NS + int(apart)
 
     def leave(self, route: int) -> None:
         """A route that still works gets no more data; what was meant for it goes over the others."""

@@ -1,15 +1,26 @@
-"""Bringing a simulated network to where an experiment begins."""
+"""Bringing a simulated network to where an experiment begins.
+
+           .-- a1 --- a2 --.
+    caller +-- b1 --- b2 --+ exit      three rows: eight nodes, up to three routes that share no relay
+           '-- c1 --- c2 --'
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from anonnet.proto.caller import OwnRoute, RouteState, Watcher, Wish
 from anonnet.proto.link import LinkState
 from anonnet.sim.clock import SECOND
 from anonnet.sim.world import World
 
-_SECRET_LEN = 32
+ROWS: Final = ("a", "b", "c")
+NAMES: Final = ("caller", "exit", *(f"{row}{i}" for row in ROWS for i in (1, 2)))
+LINKS: Final = tuple(
+    link for row in ROWS for link in (("caller", f"{row}1"), (f"{row}1", f"{row}2"), (f"{row}2", "exit"))
+)
+_SECRET_LEN: Final = 32
 _NOBODY = Watcher(lambda step: None, lambda handle: None, lambda handle, reason: None, lambda *seen: None)
 
 

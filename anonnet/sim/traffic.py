@@ -48,6 +48,7 @@ class Traffic:
         self.sent = 0
         self.out: list[int] = []  # numbers that came out at the exit
         self.back: list[int] = []  # and at the caller
+        self.keep = True  # the numbers that came; in a long run they fill memory
         self.on_out: Callable[[int], None] = lambda number: None
         self.on_back: Callable[[int], None] = lambda number: None
         self._interval = interval
@@ -76,10 +77,14 @@ class Traffic:
     def _at_exit(self, role: str, data: bytearray) -> None:
         assert role == "exit"
         self._pool = str(IPv4Address(bytes(data[12:16])))
-        self.out.append(number_of(data))
-        self.on_out(self.out[-1])
+        number = number_of(data)
+        if self.keep:
+            self.out.append(number)
+        self.on_out(number)
 
     def _at_caller(self, role: str, data: bytearray) -> None:
         assert role == "caller"
-        self.back.append(number_of(data))
-        self.on_back(self.back[-1])
+        number = number_of(data)
+        if self.keep:
+            self.back.append(number)
+        self.on_back(number)

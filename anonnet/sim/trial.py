@@ -1,8 +1,4 @@
-"""One fault schedule lived through, and what must hold during and after it.
-
-           .-- a1 --- a2 --.
-    caller +-- b1 --- b2 --+ exit      eight nodes; the circuit has one to three routes
-           '-- c1 --- c2 --'
+"""One fault schedule lived through, in a network of three rows, and what must hold during and after it.
 
 During: no packet comes twice, altered, or before one sent earlier (reassembly promises strict order within a
 circuit, so that is the tolerance: none); slots promised are the sum over routes, at every node; nothing that
@@ -26,17 +22,12 @@ from anonnet.sim.books import all_holdings, check_both_ends, check_memory, check
 from anonnet.sim.clock import MS, SECOND
 from anonnet.sim.network import Sent, Wire
 from anonnet.sim.schedule import LONGEST, WITHIN, Fault, Weather, draw, touched
-from anonnet.sim.setup import links_up
+from anonnet.sim.setup import LINKS, NAMES, links_up
 from anonnet.sim.simnode import SimNode
 from anonnet.sim.traffic import Traffic
 from anonnet.sim.world import World
 from anonnet.wire.control import Reason
 
-ROWS: Final = ("a", "b", "c")
-NAMES: Final = ("caller", "exit", *(f"{row}{i}" for row in ROWS for i in (1, 2)))
-LINKS: Final = tuple(
-    link for row in ROWS for link in (("caller", f"{row}1"), (f"{row}1", f"{row}2"), (f"{row}2", "exit"))
-)
 REKEYED: Final = REKEY_NS - 3 * SECOND  # a network of this age takes fresh keys while faults go on
 PROFILES: Final = (("300k:wide", 3 * SECOND), ("80k:narrow", 57 * SECOND), ("300k:wide", REKEYED))
 CHECK_EVERY: Final = 100 * MS
