@@ -23,10 +23,10 @@ import click
 
 from anonnet.proto.lane import PlaneLink
 from anonnet.proto.pacer import Beat
-from anonnet.proto.plane import Plane
 from anonnet.sim.clock import MS, SECOND
 from anonnet.sim.network import steady
 from anonnet.sim.setup import links_up, open_route
+from anonnet.sim.simnode import Reference
 from anonnet.sim.traffic import SERVER, number_of, packet
 from anonnet.sim.world import World
 from anonnet.spec import INNER4_CALLER
@@ -58,7 +58,7 @@ def _brought(link: PlaneLink) -> int:
     return link.received + sum(session.received for session in link.sessions.values())
 
 
-class Waiting(Plane):
+class Waiting(Reference):
     """PipeNet's rule: nothing goes out before everything has come in. It holds from `begin` on."""
 
     _begun: dict[PlaneLink, int] | None = None  # what each link had brought when the rule began
@@ -134,7 +134,7 @@ def serve(mishap: str, waiting: bool, interval: int, seconds: int = 20) -> dict[
     """Return what the others get while something befalls one; `waiting`: under PipeNet's rule."""
     struck, silent, others = MISHAPS[mishap]
     world = World(1, PROFILE)
-    world.build(NAMES, LINKS, ["x"], dict.fromkeys(NAMES, Waiting) if waiting else None)
+    world.build(NAMES, LINKS, ["x"], dict.fromkeys(NAMES, Waiting if waiting else Reference))
     assert world.run(10 * SECOND, lambda: links_up(world)), "links did not come up"
     for caller, path in PATHS.items():
         open_route(world, caller, path, RATE)

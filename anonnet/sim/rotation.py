@@ -17,6 +17,7 @@ from anonnet.proto.caller import RouteState
 from anonnet.sim.books import check_memory, check_slots
 from anonnet.sim.clock import MS, SECOND
 from anonnet.sim.setup import LINKS, NAMES, links_up
+from anonnet.sim.simnode import Reference
 from anonnet.sim.traffic import Traffic
 from anonnet.sim.world import World
 
@@ -69,7 +70,7 @@ class Rotated:
 def rotate(profile: str, hours: float, routes: int = ROUTES) -> Rotated:
     """Let a circuit of so many routes carry the flow for so long."""
     world = World(1, profile)
-    world.build(NAMES, LINKS, ["exit"])
+    world.build(NAMES, LINKS, ["exit"], dict.fromkeys(NAMES, Reference))
     assert world.run(60 * SECOND, lambda: links_up(world)), "links did not come up"
     caller = world.nodes["caller"]
     kept = caller.core.keeper

@@ -10,7 +10,7 @@ observer saw what it sees of the idle network: same times, sizes, types, counter
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,9 +21,9 @@ from anonnet.proto.redundancy import Redundancy
 from anonnet.sim.books import all_holdings, check_both_ends, check_memory, check_slots
 from anonnet.sim.clock import MS, SECOND
 from anonnet.sim.network import Sent, Wire
-from anonnet.sim.schedule import LONGEST, WITHIN, Fault, Weather, draw, touched
+from anonnet.sim.schedule import LONGEST, OF_NODES, OF_RELAYS, WITHIN, Fault, Weather, draw, touched
 from anonnet.sim.setup import LINKS, NAMES, links_up
-from anonnet.sim.simnode import SimNode
+from anonnet.sim.simnode import Reference, SimNode
 from anonnet.sim.traffic import Traffic
 from anonnet.sim.world import World
 from anonnet.wire.control import Reason
@@ -59,7 +59,7 @@ def ready(kind: int) -> World:
     """Make a network with a profile and of an age as `PROFILES` says."""
     profile, age = PROFILES[kind]
     world = World(kind, profile)
-    world.build(NAMES, LINKS, ["exit"])
+    world.build(NAMES, LINKS, ["exit"], dict.fromkeys(NAMES, Reference))
     world.run(age)
     assert links_up(world), "links did not come up"
     world.network.trace = []
@@ -141,41 +141,51 @@ class Trial:
     # -- faults -----------------------------------------------------------------------------------
 
     def _begin(self, fault: Fault) -> None:
-        world = self.world
-        node = world.nodes.get(fault.node, self.caller)
-        over = world.now + fault.lasts
+        node = self.world.nodes.get(fault.node, self.caller)
+        if fault.wires:
+            self.weather.begin(fault)
+            self._over(fault, self.weather.end, fault)
+        elif fault.kind in OF_NODES:
+            self._strike(node, fault)
+        elif fault.kind in OF_RELAYS:
+            for handle in list(node.core.relay.routes)[:1]:
+                node.core.relay.end(handle, Reason.ROUTE_DEAD)
+            node.wake()
+        else:
+            self._wish_otherwise(fault)
+
+    def _over(self, fault: Fault, act: Callable[..., None], *given: object) -> None:
+        self.world.at(self.world.now + fault.lasts, act, *given)
+
+    def _strike(self, node: SimNode, fault: Fault) -> None:
         match fault.kind:
             case "kill":
                 node.stop()
-                world.at(over, self._restart, node)
+                self._over(fault, self._restart, node)
             case "stall":
                 node.stall(fault.lasts)
             case "suspend":
                 node.suspend(fault.lasts)
+
+    def _wish_otherwise(self, fault: Fault) -> None:
+        core = self.caller.core
+        match fault.kind:
             case "end route":
-                for handle in list(self.caller.core.caller.routes)[:1]:
-                    self.caller.core.caller.end(handle, Reason.FINISHED)
-                self.caller.wake()
+                for handle in list(core.caller.routes)[:1]:
+                    core.caller.end(handle, Reason.FINISHED)
             case "rotate":
-                for route in self.caller.core.keeper.routes[:1]:
+                for route in core.keeper.routes[:1]:
                     route.expires = self.caller.now
-                self.caller.wake()
-            case "relay ends route":
-                for handle in list(node.core.relay.routes)[:1]:
-                    node.core.relay.end(handle, Reason.ROUTE_DEAD)
-                node.wake()
             case "down and up":
                 self._down()
-                world.at(over, self._up)
+                self._over(fault, self._up)
             case "redundancy":
                 self._wish = self._wish[0], int(fault.amount)
                 self._up()
             case "routes":
                 self._wish = int(fault.amount), self._wish[1]
                 self._up()
-            case _:
-                self.weather.begin(fault)
-                world.at(over, self.weather.end, fault)
+        self.caller.wake()
 
     def _restart(self, node: SimNode) -> None:
         if not node.running:
