@@ -19,6 +19,7 @@ slip: what piled up meanwhile was judged against a slot number that stood still,
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Final, NamedTuple
 
 from anonnet.spec import SLOT_MASK, Format
@@ -26,7 +27,7 @@ from anonnet.wire.cell import CellRow, rows
 
 SLIP_SPACING: Final = 256  # ticks; a slip is the only thing the next hop can notice
 LONG_STALL: Final = 0.25  # share of the majority that a stall of this node may seem to be for a slip
-PREFILL_TICKS: Final = 1.0  # and one cell, for a rate that is no whole number of cells
+PREFILL_TICKS: Final = 1.0
 DEPTH_TICKS: Final = 4
 _HALF: Final = 1 << 31
 _EMPTY: Final = -1
@@ -46,9 +47,10 @@ class Sizes(NamedTuple):
     def of(cls, per_tick: float) -> Sizes:
         """Sizes of a queue, all in cells."""
         tick = max(1, round(per_tick))
-        # At a rate that is no whole number of cells a tick, some come a cell nearer to their turn than most.
-        # When clocks have drifted, these must not be too late before so many are that there is a slip.
-        prefill = max(1, round(PREFILL_TICKS * per_tick)) + (not float(per_tick).is_integer())
+        # At a rate that is no whole number of cells a tick, some come a cell, or a tick, nearer to their turn
+        # than most. As clocks drift, these must not be too late before so many are late that there is a slip.
+        nearer = 0 if float(per_tick).is_integer() else min(per_tick, 1)
+        prefill = max(1, ceil(PREFILL_TICKS * per_tick + nearer))
         ample = prefill + 2 * tick  # to skip at less would undo a hold by the next slip
         capacity = 1 << max(3, int(DEPTH_TICKS * per_tick + prefill).bit_length())
         majority = SLIP_SPACING * per_tick / 2

@@ -11,7 +11,7 @@ from anonnet.crypto.keys import NodeKeys
 from anonnet.crypto.suite import ANONNET_2026, Suite
 from anonnet.ids import NodeId
 from anonnet.proto import orders as o
-from anonnet.proto.engine import PYTHON
+from anonnet.proto.engine import python
 from anonnet.proto.exits import ExitCircuits
 from anonnet.proto.inbox import Inbox
 from anonnet.proto.lane import PlaneLink
@@ -33,9 +33,8 @@ ORDER_DELAY: Final = MS // 5  # between control and data plane
 class Reference(Plane):
     """A plane of the parts in Python, for those who look inside."""
 
-    def __init__(self, now: int, random: Callable[[int], bytes], randomised: bool = False,
-                 schedule_random: Callable[[int], bytes] | None = None) -> None:  # fmt: skip
-        super().__init__(now, random, randomised, schedule_random, engine=PYTHON)
+    def __init__(self, now: int, random: Callable[[int], bytes], *, suite: Suite, **given: Any) -> None:
+        super().__init__(now, random, suite=suite, engine=python(suite), **given)
 
 
 class SimNode:

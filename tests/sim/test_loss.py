@@ -67,8 +67,11 @@ def test_five_minutes_of_bad_weather() -> None:
     fell: list[str] = []
     traffic = Traffic(world, 30 * MS)
     route = own_route(world.nodes["caller"])
-    for _ in range(300):
+    queues = [q for name in ("r1", "r2") for q in hop_route(world.nodes[name]).queues]
+    for second in range(300):
         world.run(SECOND)
+        if second == 4:  # a queue may make up once for the moment at which its first cell came
+            slips = [q.slips for q in queues]
         if not links_up(world):
             fell.append(f"{world.now}")
     traffic.stop()
@@ -82,8 +85,8 @@ def test_five_minutes_of_bad_weather() -> None:
     for got, sent in ((traffic.out, traffic.sent), (traffic.back, traffic.sent - traffic.back[0])):
         assert got == sorted(set(got)), "in order, none twice"
         assert 0.03 < 1 - len(got) / sent < 0.13
-    queues = [q for name in ("r1", "r2") for q in hop_route(world.nodes[name]).queues]
-    assert all(q.slips <= 1 for q in queues), "once, to where the first cells come; weather is no drift"
+    assert max(slips) <= 1
+    assert [q.slips for q in queues] == slips, "weather is no drift"
     assert all(q.missing < 0.03 * q.received for q in queues)
 
 
