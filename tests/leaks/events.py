@@ -6,7 +6,8 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from scapy.layers.inet6 import (
@@ -26,6 +27,7 @@ from tests.leaks.capture import within
 from tests.leaks.stage import HOME
 
 SUSPENDED_SECONDS: Final = 1.0
+BURSTS_SECONDS: Final = 1.0  # enough for one burst of probes at the least
 
 
 def sh(lab: LiveLab, command: str) -> str:
@@ -100,37 +102,49 @@ def router_advertises(lab: LiveLab) -> None:
        "ip -6 route flush 2001:db8:ad::/64")  # fmt: skip
 
 
+def warden_pid(lab: LiveLab) -> int:
+    """Return the process id of the caller's warden."""
+    return int((lab.place.of(CALLER) / "run" / "warden.pid").read_text().split()[0])
+
+
+@contextmanager
+def nobody_mends(lab: LiveLab) -> Iterator[None]:
+    """What is done in the block stays so for some bursts of probes: the warden stands still."""
+    pid = warden_pid(lab)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+        time.sleep(BURSTS_SECONDS)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 def ruleset_flushed(lab: LiveLab) -> None:
     """Another program replaces all firewalls, as `systemctl reload nftables` does."""
-    sh(lab, "nft flush ruleset")
+    with nobody_mends(lab):
+        sh(lab, "nft flush ruleset")
     until(lambda: "table inet anonnet\n" in sh(lab, "nft list tables"), 5, "the firewall put right")
 
 
 def rules_deleted(lab: LiveLab) -> None:
     """Another VPN clears the policy rules and our table."""
-    for _ in range(3):
+    with nobody_mends(lab):
         sh(lab, "ip rule del priority 1110; ip -6 rule del priority 1110")
         sh(lab, f"ip route flush table {TABLE}; ip -6 route flush table {TABLE}")
-        until(
-            lambda: "1110" in sh(lab, "ip rule") and "1110" in sh(lab, "ip -6 rule"), 5, "the rules put right"
-        )
-        until(
-            lambda: "default" in sh(lab, f"ip route show table {TABLE} 2>&1 || true"),
-            5,
-            "our route put right",
-        )
+    until(lambda: "1110" in sh(lab, "ip rule") and "1110" in sh(lab, "ip -6 rule"), 5, "the rules put right")
+    until(lambda: "default" in sh(lab, f"ip route show table {TABLE} 2>&1 || true"), 5, "our route put right")
 
 
 def resolv_conf_rewritten(lab: LiveLab) -> None:
     """A DHCP client writes its own name server."""
-    sh(lab, "echo nameserver 100.64.0.1 > /etc/resolv.conf")
+    with nobody_mends(lab):
+        sh(lab, "echo nameserver 100.64.0.1 > /etc/resolv.conf")
     until(lambda: "192.0.0.1" in sh(lab, "cat /etc/resolv.conf"), 5, "resolv.conf put right")
 
 
 def machine_suspended(lab: LiveLab) -> None:
     """Every process of AnonNet stands still for a second."""
-    run = lab.place.of(CALLER) / "run"
-    pids = [*lab.daemon_pids(CALLER), int((run / "warden.pid").read_text().split()[0])]
+    pids = [*lab.daemon_pids(CALLER), warden_pid(lab)]
     for number in (signal.SIGSTOP, signal.SIGCONT):
         for pid in pids:
             os.kill(pid, number)
@@ -140,7 +154,7 @@ def machine_suspended(lab: LiveLab) -> None:
 
 def warden_killed(lab: LiveLab) -> None:
     """The warden dies, its twin of the firewall with it; `up` starts another."""
-    os.kill(int((lab.place.of(CALLER) / "run" / "warden.pid").read_text().split()[0]), signal.SIGKILL)
+    os.kill(warden_pid(lab), signal.SIGKILL)
     until(lambda: "anonnet_twin" not in sh(lab, "nft list tables"), 5, "the twin's end")
     lab.up()
     assert "anonnet_twin" in sh(lab, "nft list tables")
