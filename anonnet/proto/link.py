@@ -36,7 +36,8 @@ REKEY_NS: Final = 120 * SECOND  # life of a session's keys; the next are asked f
 STALE_NS: Final = 3 * REKEY_NS  # a neighbour that leaves older keys in use loses the link
 DEAD_NS: Final = 2_500 * MS  # of silence, or ...
 DEAD_TICKS: Final = 20  # ... this many ticks, whichever is longer
-FIRST_RETRY_NS: Final = 1 * SECOND
+FIRST_RETRY_NS: Final = 1 * SECOND  # or ...
+RETRY_CELLS: Final = 16  # ... the time of so many, if longer: question and answer are up to 7 each
 LAST_RETRY_NS: Final = 15 * SECOND
 
 
@@ -100,14 +101,16 @@ class Link:
         self._fresh: o.SetSession | None = None  # keys that wait for their time
         self._answered: SessionKeys | None = None  # as responder, until the peer uses it
         self._channel = b""
-        self._retry_ns = FIRST_RETRY_NS
+        schedule = peer.schedule
+        cells_ns = schedule.tick_ns * RETRY_CELLS // min(schedule.cells_out, schedule.cells_in)
+        self._first_retry_ns = max(FIRST_RETRY_NS, cells_ns)
+        self._retry_ns = self._first_retry_ns
         self._tried = self._next_try = now
         self._ask_at = 0  # for fresh keys ...
         self._use_at = 0  # ... and when to use them
         self._keyed_at = now  # when the neighbour first used the keys in use
         self._opened = False  # this end opened the session, so it rekeys
         self._heard = now
-        schedule = peer.schedule
         around.order(o.AddLink(handle, peer.profile.format.code, peer.endpoint, schedule.tick_ns,
                                schedule.cells_out, schedule.cells_in))  # fmt: skip
 
@@ -175,7 +178,7 @@ class Link:
 
     def on_offer(self, accepted: Accepted, offer: LinkOffer, source: o.Endpoint, now: int) -> bytes | None:
         """The peer opens: return the answer to send, or None if our own attempt stands."""
-        young = self._opening is not None and now - self._tried < FIRST_RETRY_NS
+        young = self._opening is not None and now - self._tried < self._first_retry_ns
         if young and self._around.node_id < self.peer.node_id:
             return None  # an older attempt was for a neighbour that was not there
         self._opening = None
@@ -226,7 +229,7 @@ class Link:
         if self.state is not LinkState.UP:
             self.state = LinkState.UP
             self.trouble = ""
-            self._retry_ns = FIRST_RETRY_NS
+            self._retry_ns = self._first_retry_ns
             self._heard = self._keyed_at = now
             self._ask_at = now + REKEY_NS // 2
             self._use_at = now + REKEY_NS

@@ -170,6 +170,14 @@ def test_keys_that_the_neighbour_leaves_in_use_end_the_link(cheat: str) -> None:
     assert link(honest)._channel not in channels
 
 
+@pytest.mark.parametrize("profile", ["9600", "12k", "14.4k", "28.8k"])
+def test_the_slowest_links_come_up_though_both_ends_open(profile: str) -> None:
+    """A question takes more than a second there: by then its sender took the other's for a newer one."""
+    world = World(2, profile)
+    world.build(["a", "b"], [("a", "b")], [])
+    assert world.run(15 * SECOND, lambda: links_up(world))
+
+
 # -- roaming --------------------------------------------------------------------------------------
 
 
