@@ -33,6 +33,7 @@ enum {
     WINDOW = 2048, /* crypto/replay.py; a multiple of 64 */
 };
 #define RATE_UNIT 1000000000000LL /* proto/orders.py */
+#define MOST_OWED (4 * RATE_UNIT)       /* proto/slots.py */
 
 static inline uint32_t get32(const uint8_t *p)
 {

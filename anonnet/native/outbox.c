@@ -150,7 +150,7 @@ static int lane_fill(Tick *tick, LaneObject *lane, long long number)
     if (due > tick->left)
         due = tick->left;
     credit -= due * RATE_UNIT;
-    lane->credit = credit < RATE_UNIT + lane->per_tick ? credit : RATE_UNIT + lane->per_tick;
+    lane->credit = credit < MOST_OWED + lane->per_tick ? credit : MOST_OWED + lane->per_tick;
     int state = 0;
     PyObject *take = Py_NewRef(lane->take);
     while (due-- > 0 && state == 0)

@@ -59,8 +59,9 @@ def random_row(fmt: Format, random: Random) -> CellRow:
 def test_both_know_the_same_numbers() -> None:
     from anonnet import spec  # noqa: PLC0415
     from anonnet.crypto.replay import WINDOW  # noqa: PLC0415
+    from anonnet.proto.slots import MOST_OWED  # noqa: PLC0415
 
-    own = {"STRIDE": STRIDE, "WINDOW": WINDOW, "RATE_UNIT": o.RATE_UNIT}
+    own = {"STRIDE": STRIDE, "WINDOW": WINDOW, "RATE_UNIT": o.RATE_UNIT, "MOST_OWED": MOST_OWED}
     assert native.module is not None
     for name, value in native.module.CONSTANTS.items():
         assert value == own.get(name, getattr(spec, name, None)), name

@@ -110,7 +110,7 @@ def test_without_a_session_only_handshakes(engine: Engine) -> None:
     assert (sending.ready, len(sending.handshakes)) == (6, 2)
 
 
-@given(wishes=st.lists(st.integers(1, 400_000), min_size=1, max_size=5), ticks=st.integers(200, 2000))
+@given(wishes=st.lists(st.integers(1, 400_000), min_size=1, max_size=12), ticks=st.integers(200, 2000))
 @settings(max_examples=50)
 def test_each_route_gets_what_it_was_promised(engine: Engine, wishes: list[int], ticks: int) -> None:
     """Rates that are no whole number of cells, together up to 31/32 of the link."""
@@ -122,7 +122,7 @@ def test_each_route_gets_what_it_was_promised(engine: Engine, wishes: list[int],
     sending.lanes += [source.lane(engine, rate) for source, rate in zip(sources, rates, strict=True)]
     counts = Counter(route for _ in range(ticks) for route in tick(sending))
     for source, rate in zip(sources, rates, strict=True):
-        assert abs(counts[source.route] - ticks * rate * TICK / RATE_UNIT) < 2 + len(rates)
+        assert abs(counts[source.route] - ticks * rate * TICK / RATE_UNIT) < 5
     assert counts.total() == 6 * ticks
 
 
