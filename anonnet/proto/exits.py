@@ -16,7 +16,7 @@ from typing import Final
 
 MAX_CIRCUITS: Final = 16_384
 MAX_ROUTES: Final = 9  # of one circuit: eight, and a successor beside them
-LINGER_NS: Final = 30_000_000_000
+LINGER_NS: Final = 60_000_000_000  # an outage of half a minute, and until links and routes are back
 
 
 @dataclass

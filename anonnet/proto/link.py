@@ -38,7 +38,7 @@ DEAD_NS: Final = 2_500 * MS  # of silence, or ...
 DEAD_TICKS: Final = 20  # ... this many ticks, whichever is longer
 FIRST_RETRY_NS: Final = 1 * SECOND  # or ...
 RETRY_CELLS: Final = 16  # ... the time of so many, if longer: question and answer are up to 7 each
-LAST_RETRY_NS: Final = 15 * SECOND
+LAST_RETRY_NS: Final = 5 * SECOND  # while the outage lasts, a circuit lingers at its exit
 
 
 class LinkState(Enum):
@@ -129,7 +129,7 @@ class Link:
         )
         self._tried = now
         self._next_try = now + self._retry_ns + int.from_bytes(self._around.random(4), "big") % (200 * MS)
-        self._retry_ns = min(self._retry_ns * 3 // 2, LAST_RETRY_NS)
+        self._retry_ns = min(self._retry_ns * 3 // 2, max(LAST_RETRY_NS, self._first_retry_ns))
         if self.state is LinkState.DOWN:
             self.state = LinkState.OPENING
         return self._opening.message

@@ -40,7 +40,7 @@ class Reading:
         """Return the longest time (s) without a byte that has a part between two moments (ns)."""
         inside = self.at[(self.at > begin) & (self.at < end)]
         before = self.at[self.at <= begin][-1:]
-        after = self.at[self.at >= end][:1]
+        after = np.append(self.at[self.at >= end], end)[:1]
         return float(np.diff(np.concatenate([before, inside, after])).max(initial=0)) / 1e9
 
     def rate(self, begin: int, end: int) -> float:

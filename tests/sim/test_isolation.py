@@ -14,6 +14,7 @@ from itertools import pairwise
 
 import pytest
 
+from anonnet.proto.exits import LINGER_NS
 from anonnet.proto.isolation import Isolation
 from anonnet.proto.keeper import CircuitState
 from anonnet.proto.keepers import Wanted
@@ -125,7 +126,7 @@ def test_two_destinations_leave_by_two_exits_and_a_lost_circuit_costs_the_other_
 
     keepers.drop()
     world.nodes["caller"].wake()
-    world.run(40 * SECOND)
+    world.run(LINGER_NS + 5 * SECOND)
     assert all_holdings(world) == before
 
 

@@ -28,7 +28,7 @@ from tests.sim.scene import (
     up,
 )
 
-LINGER = 35 * SECOND  # an exit keeps a circuit for 30 s after its last route
+LINGER = 65 * SECOND  # an exit keeps a circuit for 60 s after its last route
 
 
 def test_an_open_circuit_holds_something_everywhere() -> None:
