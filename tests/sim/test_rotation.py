@@ -14,6 +14,7 @@ import pytest
 from anonnet.proto import keeper as keeper_module
 from anonnet.proto.caller import OwnRoute, RouteState
 from anonnet.sim.clock import MS, SECOND
+from anonnet.sim.rotation import rotate
 from anonnet.sim.world import World
 from tests.sim.scene import Traffic, all_holdings, chain, down, up
 from tests.sim.test_routes import count_open, open_circuit
@@ -116,3 +117,15 @@ def test_a_lone_route_is_followed_over_a_bridge() -> None:
     world.run(SECOND)
     for name in ("r1", "r2"):
         assert all_holdings(world)[name] == before[name]
+
+
+def test_slow_links_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ticks of 100 ms; `python -m anonnet.sim.rotation` does a day of it with lives as they are."""
+    monkeypatch.setattr(keeper_module, "LIFE_NS", (20 * SECOND, 30 * SECOND))
+    ran = rotate("100k:wide", 1 / 6)
+    assert ran.routes > 30
+    assert ran.failed == 0
+    for way in (ran.out, ran.back):
+        assert way.came > 5900
+        assert (way.lost, way.doubled) == (0, 0)
+        assert way.pause <= 500 * MS, "a packet's interval, and a tick for each hop and one more"
