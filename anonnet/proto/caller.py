@@ -89,7 +89,7 @@ class OwnRoute:
         self.shaking: HopInitiator | None = None
         self.started = now
         self.expires = 0  # when its keeper replaces it
-        self.resumed = False  # the exit had the circuit already when this route joined it
+        self.incarnation = 0  # of the circuit at the exit, as this route found it
         self.deadline = 0
 
     def patience(self, now: int, least_ns: int = STEP_NS, cells: int = STEP_CELLS) -> None:
@@ -236,9 +236,9 @@ class Caller:
                 self._grown(route, reply, backward_shift, now)
             case signal.ExtendRefused(reason) if last and route.state is RouteState.EXTENDING:
                 self.end(route.handle, reason)
-            case signal.Opened(resumed) if last and route.state is RouteState.OPENING:
+            case signal.Opened(incarnation) if last and route.state is RouteState.OPENING:
                 route.state = RouteState.OPEN
-                route.resumed = bool(resumed)
+                route.incarnation = incarnation
                 self._host.order(o.UseRoute(route.handle))
                 self.signal(route, hop, signal.Joined(), now)
                 if route.circuit is not None:

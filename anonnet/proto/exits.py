@@ -27,6 +27,7 @@ class ExitCircuit:
     name: bytes  # SHA-256 of the secret: look-ups then take a time that says nothing of it
     pool4: bytes
     pool6: bytes
+    incarnation: int  # drawn when it was made, so that its caller can tell it from one made later
     routes: set[int] = field(default_factory=set)
     empty_since: int = 0
 
@@ -43,14 +44,17 @@ class ExitCircuits:
         self._by_name: dict[bytes, ExitCircuit] = {}
         self._of_route: dict[int, ExitCircuit] = {}
 
-    def join(self, secret: bytes, route: int, handle: int) -> ExitCircuit | None:
-        """Bind a route to the circuit of that secret, made as `handle` if new; None if there is no room."""
+    def join(self, secret: bytes, route: int, handle: int, incarnation: int) -> ExitCircuit | None:
+        """Bind a route to the circuit of that secret; None if there is no room.
+
+        If there is none yet, it is made, with this handle and incarnation.
+        """
         name = sha256(secret).digest()
         circuit = self._by_name.get(name)
         if circuit is None:
             if not self._free:
                 return None
-            circuit = self._by_name[name] = ExitCircuit(handle, name, *self._free.popleft())
+            circuit = self._by_name[name] = ExitCircuit(handle, name, *self._free.popleft(), incarnation)
         elif len(circuit.routes) >= MAX_ROUTES:
             return None
         circuit.routes.add(route)

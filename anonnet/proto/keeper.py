@@ -67,7 +67,8 @@ class CircuitKeeper:
         self._wanted = 0
         self._bound: NodeId | None = None  # the exit that was drawn: all routes must end there
         self._circuit = Wish(0, b"", number=number)
-        self._opened = False  # has the circuit been, ever
+        self._opened = False  # has the circuit been, ever ...
+        self._incarnation = 0  # ... and which one, of those that the exit may have made
         self._open_at = 0  # when a route was last seen open, or the exit drawn
         self._building: OwnRoute | None = None
         self._next_try: int | None = None
@@ -289,12 +290,13 @@ class CircuitKeeper:
         route, self._building = self._building, None
         assert route is not None
         self.planner.opened(route.path)
-        if self._opened and not route.resumed:
+        if self._opened and route.incarnation != self._incarnation:
             self._step("the exit has forgotten the circuit; beginning another")
             self._renew(self._bound)
             self._next_try = AT_ONCE  # and paid for: an exit may say so again and again
             return
         self._opened = True
+        self._incarnation = route.incarnation
         self._open_at = now
         if self._leaving is not None:
             self._let_go(self._leaving, now)

@@ -262,14 +262,14 @@ class Relay:
         if self._exits is None:
             self._signal(route, signal.OpenRefused(Reason.NOT_EXIT), now)
             return
-        handle = self._host.new_route()
-        circuit = self._exits.join(secret, route.handle, handle)
+        incarnation = int.from_bytes(self._host.random(4), "big")
+        circuit = self._exits.join(secret, route.handle, self._host.new_route(), incarnation)
         if circuit is None:
             self._signal(route, signal.OpenRefused(Reason.OVERLOAD), now)
             return
         route.state = HopState.EXIT
         self._host.order(o.OpenCircuit(route.handle, circuit.handle, circuit.pool4, circuit.pool6))
-        self._signal(route, signal.Opened(int(circuit.handle != handle)), now)
+        self._signal(route, signal.Opened(circuit.incarnation), now)
 
     def _signal(self, route: HopRoute, message: signal.SignalMessage, now: int) -> None:
         """Tell the caller; one that takes nothing in loses its route."""

@@ -51,9 +51,9 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The exit will carry packets on this route. `resumed`: 1 if it had the circuit, 0 if that is new."""
+    """The exit will carry packets on this route. `incarnation` is what it drew when it made the circuit."""
 
-    resumed: Annotated[int, Number(1, range(2))]
+    incarnation: Annotated[int, Number(4)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ SIGNAL = (
     | st.builds(signal.Extended, st.integers(0, 2**32 - 1), BYTES)
     | st.builds(signal.ExtendRefused, REASON)
     | st.builds(signal.Open, st.sampled_from([bytes(32), b"s" * 32]))
-    | st.builds(signal.Opened, st.integers(0, 1))
+    | st.builds(signal.Opened, st.integers(0, 2**32 - 1))
     | st.builds(signal.OpenRefused, REASON)
     | st.builds(signal.Echo, TOKEN)
     | st.builds(signal.EchoReply, TOKEN)

@@ -90,6 +90,29 @@ def test_an_exit_that_restarts_gets_a_new_circuit() -> None:
     assert len(traffic.back) - back >= 95
 
 
+def test_an_exit_that_forgot_cannot_hide_it_by_what_it_made_since() -> None:
+    """It makes the circuit anew for a route that dies before OPENED comes; the next finds it there."""
+    world = chain()
+    up(world)
+    traffic = Traffic(world, 20 * MS)
+    world.run(3 * SECOND)
+    caller, leaver = world.nodes["caller"], world.nodes["exit"]
+    steps: list[str] = []
+    caller.core.keeper.on_step = steps.append
+    leaver.stop()
+    leaver.start()
+    assert world.run(20 * SECOND, lambda: bool(leaver.plane._circuits)), "made anew"
+    (dying,) = caller.core.caller.routes
+    caller.core.caller.end(dying, Reason.FINISHED)
+    caller.wake()
+    assert world.run(20 * SECOND, lambda: any("forgotten" in step for step in steps))
+    assert world.run(20 * SECOND, lambda: caller.core.keeper.state is CircuitState.UP)
+    world.run(SECOND)
+    out, back = len(traffic.out), len(traffic.back)
+    world.run(2 * SECOND)
+    assert min(len(traffic.out) - out, len(traffic.back) - back) >= 95
+
+
 def test_an_exit_that_always_says_that_it_forgot_wins_no_builds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each time the caller begins another circuit, and pays for it."""
     honest = signal.encode
@@ -97,8 +120,8 @@ def test_an_exit_that_always_says_that_it_forgot_wins_no_builds(monkeypatch: pyt
 
     def lie(message: signal.SignalMessage) -> bytes:
         if isinstance(message, signal.Opened):
-            opened.append(message.resumed)
-            message = signal.Opened(0)
+            opened.append(message.incarnation)
+            message = signal.Opened(len(opened))
         return honest(message)
 
     monkeypatch.setattr(signal, "encode", lie)
@@ -109,7 +132,7 @@ def test_an_exit_that_always_says_that_it_forgot_wins_no_builds(monkeypatch: pyt
     keeper.want(None, 3, 2, world.now)
     world.nodes["caller"].wake()
     world.run(60 * SECOND)
-    assert 1 in opened, "it did forget nothing"
+    assert len(set(opened)) < len(opened), "it did forget nothing"
     assert len(opened) <= 20, "the pace of the budget: one in ten seconds, after the first few"
 
 

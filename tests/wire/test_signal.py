@@ -17,7 +17,7 @@ MESSAGES = st.one_of(
     st.builds(s.Extended, st.integers(0, 2**32 - 1), HANDSHAKES),
     st.builds(s.ExtendRefused, REASONS),
     st.builds(s.Open, st.binary(min_size=32, max_size=32)),
-    st.builds(s.Opened, st.integers(0, 1)),
+    st.builds(s.Opened, st.integers(0, 2**32 - 1)),
     st.builds(s.OpenRefused, REASONS),
     st.builds(s.Echo, U64),
     st.builds(s.EchoReply, U64),
@@ -33,7 +33,7 @@ VECTORS = [
     ("02 01020304 cc", s.Extended(0x01020304, b"\xcc")),
     ("03 02", s.ExtendRefused(Reason.NO_LINK)),
     ("04" + "22" * 32, s.Open(b"\x22" * 32)),
-    ("05 01", s.Opened(1)),
+    ("05 01020304", s.Opened(0x01020304)),
     ("06 06", s.OpenRefused(Reason.NOT_EXIT)),
     ("07 0102030405060708", s.Echo(0x0102030405060708)),
     ("08 0102030405060708", s.EchoReply(0x0102030405060708)),
@@ -53,8 +53,8 @@ ILLEGAL = {
     "no handshake after the shift": "02 01020304",
     "secret too short": "04" + "22" * 31,
     "secret too long": "04" + "22" * 33,
-    "trailing byte": "05 00 00",
-    "neither new nor resumed": "05 02",
+    "trailing byte": "05 00000000 00",
+    "half an incarnation": "05 0102",
     "unknown reason": "0a 0e",
 }
 
