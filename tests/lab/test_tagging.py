@@ -25,6 +25,7 @@ pytestmark = pytest.mark.root
 
 SHARE = 5  # per cent of the cells of each direction
 ECHOES = 200
+SLIP = 2  # a new queue may slip by a tick, once in each direction
 FILE = "200kB.bin"
 
 
@@ -90,7 +91,7 @@ def test_cheating_is_loss_to_its_victim_and_nothing_to_others(lab: LiveLab, tmp_
     lab.up()
     try:
         fair, honest = watch(lab, tmp_path)
-        assert len(fair) == ECHOES  # the control: nothing is lost while the cheat keeps still
+        assert len(fair) >= ECHOES - SLIP  # the control: nothing else is lost while the cheat keeps still
         lab.place.config("r2").with_suffix(".active").touch()
         until(lambda: int(counter(lab).read_text() or 0) > 20, 10, "the cheat does not begin")
         echoes, cheated = watch(lab, tmp_path)
@@ -99,6 +100,6 @@ def test_cheating_is_loss_to_its_victim_and_nothing_to_others(lab: LiveLab, tmp_
         lab.place.config("r2").with_suffix(".active").unlink(missing_ok=True)
         lab.down()
     # A cell of each direction carries an echo and its answer, perhaps two: 5 % each, no more and no less.
-    assert 0.75 * ECHOES < len(echoes) < 0.99 * ECHOES
+    assert 0.75 * ECHOES < len(echoes) < 0.97 * ECHOES
     assert cheated == honest
     assert route.state == "open"
