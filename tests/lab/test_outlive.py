@@ -110,10 +110,9 @@ FAULTS: Sequence[Fault] = (killed, frozen, cut_off, restarted)
 class Download:
     """One TCP connection of the caller's that reads for as long as the block takes."""
 
-    def __init__(self, lab: LiveLab, routes: int, redundancy: str) -> None:
+    def __init__(self, lab: LiveLab, routes: int) -> None:
         self.lab = lab
         self.routes = routes
-        self.redundancy = redundancy
         self._log = lab.place.of(CALLER) / "reader.log"
         self._out = lab.place.of(CALLER) / "reader.out"
 
@@ -153,8 +152,6 @@ class Download:
             with fault(self.lab, hosts):
                 time.sleep(hold)
             links = until(self.lab.links_up, BACK, "the links after it")
-            # Asking again forgives what rebuilding cost: more breaks here than elsewhere in a month.
-            self.lab.up("--routes", str(self.routes), "--redundancy", self.redundancy)
             back = until(lambda: len(self.open_routes()) == self.routes, BACK, "all routes")
             size = self.reading.size
             until(lambda: self.reading.size > size + FLOWING, stall + 5, "bytes after it")
@@ -181,7 +178,7 @@ class Download:
 def begin(lab: LiveLab, routes: int, redundancy: str) -> Download:
     """A circuit as wished, all its routes open, and a download through it."""
     lab.up("--routes", str(routes), "--redundancy", redundancy)
-    download = Download(lab, routes, redundancy)
+    download = Download(lab, routes)
     until(lambda: len(download.open_routes()) == routes, BACK, f"{routes} routes")
     return download
 
