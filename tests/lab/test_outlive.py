@@ -36,9 +36,9 @@ pytestmark = pytest.mark.root
 RATE = "10m"
 FILE = "1GB"  # more than anybody waits for: a reader is stopped, and what came is compared
 DOWNLOAD = 100_000_000 if FULL else 0  # bytes that must come at least
-WINDOW = 15.0 if FULL else 5.0  # seconds of each measurement of throughput
+WINDOW = 15.0 if FULL else 4.0  # seconds of each measurement of throughput
 HOLD = 2.5 if FULL else 2.0  # seconds that a fault lasts: longer than a route is waited for
-OUTAGE = 25.0 if FULL else 5.0  # of all routes at once; an exit keeps a circuit for 60
+OUTAGE = 25.0 if FULL else 4.0  # of all routes at once; an exit keeps a circuit for 60
 BACK = 40.0  # until all routes are there again
 FLOWING = 1_000_000  # bytes: half a second's
 RETURN = 7.0  # seconds from the end of an outage of links until routes are back
@@ -215,7 +215,7 @@ def test_a_download_outlives_its_relays(four: LiveLab, redundancy: str, stall: f
             for fault in FAULTS if FULL else [FAULTS[number]]:
                 one, other = sorted(download.paths())
                 download.survive(fault, [(*one, *other)[number]], stall)
-        for fault in FAULTS[:3] if FULL else [killed]:
+        for fault in FAULTS[:3] if FULL else [frozen]:
             download.survive(fault, download.paths()[0], stall)
 
 
