@@ -20,7 +20,7 @@ from anonnet.lab import namespaces, services
 from anonnet.lab.place import CALLER, CORE, WEB
 from anonnet.proto.profile import parse_profile
 from anonnet.tun.routing import MARK
-from tests.lab.live import WEB4, WEB6, LiveLab
+from tests.lab.live import WEB4, WEB6, LiveLab, until
 from tests.leaks import flows
 from tests.leaks.capture import Wire
 from tests.leaks.probes import KINDS, Scene, Target, probes
@@ -108,6 +108,8 @@ class Stage:
 
     def open_flows(self) -> Prober:
         """Open flows of every kind to the Internet host."""
+        listening = ("ss", "-Hltn", f"sport = :{flows.PORT}")
+        until(lambda: bool(self.lab.out(WEB, *listening)), 30, "nobody listens for flows")
         space = self.lab.place.namespace(CALLER)
         holder = Prober(self.lab, space, "tests.leaks.flows", "hold", str(FLOWS_FIRST), WEB4, WEB6)
         self._stack.callback(holder.end)

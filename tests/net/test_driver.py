@@ -129,7 +129,7 @@ def test_nothing_is_taken_in_while_a_sealed_batch_waits(bench: Bench) -> None:
     looks = [wait for wait in bench.waits if bench.wire.fileno() in wait.watched]
     assert len(looks) > 3
     assert min(look.ahead for look in looks) >= LEAD_BASE_NS
-    assert bench.plane.unknown == 1, "but it is taken in"
+    assert bench.plane._intake.unknown == 1, "but it is taken in"
 
 
 def test_a_slow_link_does_not_keep_what_comes_unread_for_long(bench: Bench) -> None:
