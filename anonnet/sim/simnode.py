@@ -180,7 +180,7 @@ class SimNode:
         deadline = self.core.next_deadline()
         if deadline is not None and (self._deadline is None or deadline < self._deadline):
             self._deadline = max(deadline, self.now + ORDER_DELAY)
-            self._at(self._deadline, self._on_deadline)
+            self._at(self._deadline, self._on_deadline, self._deadline)
 
     def _at(self, when: int, act: Callable[..., None], *given: Any) -> None:
         """Do something in this life of the node, but not while it stands still; `when` is its own time."""
@@ -194,9 +194,10 @@ class SimNode:
         elif self.running and life == self._lives:
             act(*given)
 
-    def _on_deadline(self) -> None:
-        self._deadline = None
-        self.wake()
+    def _on_deadline(self, deadline: int) -> None:
+        if deadline == self._deadline:  # else there was an earlier one since, which has seen to the next
+            self._deadline = None
+            self.wake()
 
     def _prepare(self, beat: Beat) -> None:
         self._at(beat.deadline, self._emit, beat, self.plane.prepare(beat))
