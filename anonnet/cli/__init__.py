@@ -101,8 +101,8 @@ class LazyGroup(click.Group):
             raise Failure(str(error)) from None
         except KeyboardInterrupt:
             raise Interrupted("interrupted") from None
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click ends quietly when nobody reads any more, as in `status | head`
         except ModuleNotFoundError as error:
             if str(error.name).startswith("anonnet"):
                 raise

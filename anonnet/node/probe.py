@@ -10,8 +10,10 @@ from anonnet.errors import OperatorError
 from anonnet.ids import NodeId, node_id_text
 from anonnet.node import api, report
 from anonnet.node.control import Control
+from anonnet.node.peers import parse_exclusion
 from anonnet.proto.budget import TEST_SHARE
 from anonnet.proto.caller import OwnRoute, Watcher
+from anonnet.proto.guards import guards_wanted
 from anonnet.proto.path import KnownNode, choose, paths
 from anonnet.wire.control import Echo, Reason
 
@@ -118,8 +120,17 @@ class Probe:
         return api.Circuits((api.CircuitStatus(0, answer.hops[-1], (answer,)),))
 
     def _path(self, hops: int, last: NodeId | None) -> list[KnownNode] | None:
-        node = self._control.node
-        first = [neighbour.node_id for neighbour in node.neighbours if neighbour.up]
+        """Draw a path that begins with a guard, as all routes do, or is the neighbour asked for itself."""
+        node, caller = self._control.node, self._control.config.caller
+        up = {neighbour.node_id for neighbour in node.neighbours if neighbour.up}
+        if hops == 1 and last is not None:
+            first = up & {last}
+        else:
+            excluded = parse_exclusion(caller.exclude)
+            out = {one for one, known in node.nodes.items() if excluded.covers(known)}
+            wanted = guards_wanted(caller.routes)
+            guards = node.ends.guards.choose(node.neighbours, out, wanted, self._control.now())
+            first = {guard.node_id for guard in guards}
         known = node.nodes
         ends = [n.node_id for n in known.values() if n.exit] if last is None else [last]
         return choose(paths(known, first, hops, ends), node.random)

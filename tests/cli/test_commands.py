@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -195,3 +196,14 @@ def test_several_circuits_are_shown_with_their_exits_and_what_has_none() -> None
         ["2", "connecting", "none", "2"],
     ]
     assert table[5].split() == ["1", "7", "open", "2.5", "aaaaaaaa", "-", "xxxxxxxx"]
+
+
+def test_a_reader_that_has_gone_is_no_bug() -> None:
+    """`anonnet-tun status | head -1`: the rest has nowhere to go."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "anonnet.cli", "completion", "bash"]
+    with os.fdopen(writing, "wb") as nowhere:
+        done = subprocess.run(command, stdout=nowhere, stderr=subprocess.PIPE, check=False)
+    assert done.returncode != anonnet.cli.Bug.exit_code
+    assert done.stderr == b""
