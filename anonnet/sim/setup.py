@@ -1,8 +1,8 @@
 """Bringing a simulated network to where an experiment begins.
 
-           .-- a1 --- a2 --.
-    caller +-- b1 --- b2 --+ exit      three rows: eight nodes, up to three routes that share no relay
-           '-- c1 --- c2 --'
+       .-- a1 --- a2 --.
+caller +-- b1 --- b2 --+ exit      three rows: eight nodes, up to three routes that share no relay
+       '-- c1 --- c2 --'
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from anonnet.tun.journal import write_own
+from anonnet.files import write_own
 
 _MARK: Final = "lockdown"
 

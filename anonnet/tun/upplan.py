@@ -13,12 +13,12 @@ import msgspec
 
 from anonnet import spec
 from anonnet.errors import OperatorError
+from anonnet.files import read_own, write_own
 from anonnet.tun import commands, dns, firewall, nft, routing
 from anonnet.tun.actions import Cgroup, CreateTun, DeleteTun
 from anonnet.tun.apply import read_sysctl
 from anonnet.tun.dns import DnsFacts
 from anonnet.tun.firewall import LinkEndpoint, Outside, Wall
-from anonnet.tun.journal import read_own, write_own
 from anonnet.tun.plan import Phase, Step
 
 OWNER: Final = "host"  # of the journal and the device
