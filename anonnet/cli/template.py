@@ -75,7 +75,9 @@ bind6 = "::"
 addresses = $addresses
 
 [links]
-# modem, isdn, adsl, adsl-isp, t1, 10m, t3, 100m, or a rate: 2m, 1m/8m (out/in), 56k:narrow.
+# modem, isdn, adsl, adsl-isp, t1, 10m, t3, 100m, or a rate: 2m, 1m/8m (out/in), 56k:narrow. A tick lasts
+# 5 ms, down to 1 ms on links of 40 Mbit/s and more; where packets come less evenly than that, ask for longer
+# ones: 100m:5ms.
 # Both ends of a link must say the same, adsl facing adsl-isp. A link uses all of it, day and night.
 profile = $profile
 interval = "fixed"               # or "randomised": intervals drawn independently of traffic

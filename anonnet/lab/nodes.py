@@ -83,6 +83,8 @@ def link_profiles(topology: Topology) -> dict[tuple[str, str], str]:
     """
     profile = parse_profile(topology.rate)
     out, back, form = profile.rate_out, profile.rate_in, profile.format.name
+    if profile.wanted_tick_ns:
+        form += f":{profile.wanted_tick_ns / 1e6:g}ms"
     found = {}
     for link in topology.links:
         if out == back:

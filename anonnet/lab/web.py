@@ -60,6 +60,7 @@ class Handler(BaseHTTPRequestHandler):
     server_version = "anonnet-lab"
     sys_version = ""
     timeout = 120
+    disable_nagle_algorithm = True  # or a small body waits a round trip for its head to be acknowledged
     log: Callable[[Mapping[str, object]], None]
     scheme = "http"
 

@@ -1,8 +1,9 @@
 """Link profiles: a format and a rate each way, and the schedule that follows (docs/protocol.md section 4).
 
 A rate counts whole IP packets on the wire. The schedule is the tick and a whole number of cells per tick
-each way: the slower direction sets the tick, near `TARGET_TICK_NS`, so that its rate is met exactly; the
-faster direction gets as many whole cells as fit.
+each way: the slower direction sets the tick, so that its rate is met exactly; the faster direction gets as
+many whole cells as fit. An echo takes some seven ticks, so they are as short as their cost allows: 5 ms, or
+less where 20 cells still share one (else what a relay does once a tick would be much of what a cell costs).
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from anonnet.errors import OperatorError
-from anonnet.spec import NARROW, WIDE, Format
+from anonnet.spec import FORMATS, NARROW, WIDE, Format
 
-TARGET_TICK_NS: Final = 5_000_000
+LONG_TICK_NS: Final = 5_000_000  # what ticks are by themselves: no longer than this, ...
+SHORT_TICK_NS: Final = 1_000_000  # ... no shorter, ...
+TICK_CELLS: Final = 20  # ... and in between as long as so many cells of the slower direction take
+TICKS_NS: Final = (SHORT_TICK_NS, 50_000_000)  # what may be asked for
 NARROW_BELOW: Final = 128_000  # bit/s: slower links carry narrow cells unless told otherwise
 SECOND_NS: Final = 1_000_000_000
 OVERHEAD: Final = {("raw", 4): 20, ("raw", 6): 40, ("udp", 4): 28, ("udp", 6): 48}  # bytes before a datagram
@@ -30,8 +34,9 @@ NAMED: Final = {
     "100m": "100m",
 }
 _RATE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?)(?:bit|bps)?", re.IGNORECASE)
+_TICK: Final = re.compile(r"(\d+(?:\.\d+)?)ms")
 _UNIT: Final = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
-_HINT: Final = f"name one of {', '.join(NAMED)}, or a rate such as 2m, 1m/8m (out/in) or 56k:narrow"
+_HINT: Final = f"name one of {', '.join(NAMED)}, or a rate such as 2m, 1m/8m (out/in), 56k:narrow or 100m:1ms"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +55,25 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What an operator chose for a link; rates in bit/s of whole IP packets."""
+    """What an operator chose for a link; rates in bit/s of whole IP packets.
+
+    A `wanted_tick_ns` of 0 means: what follows from the rates.
+    """
 
     name: str
     format: Format
     rate_out: int
     rate_in: int
+    wanted_tick_ns: int = 0
 
     def schedule(self, transport: str, ip_version: int) -> Schedule:
         """Derive the schedule for a transport (`raw`, `udp`) over IPv4 or IPv6."""
         bits = 8 * (OVERHEAD[transport, ip_version] + self.format.datagram_len)
         slower, faster = sorted((self.rate_out, self.rate_in))
-        few = max(1, round(slower * TARGET_TICK_NS / SECOND_NS / bits))
+        wanted = self.wanted_tick_ns
+        if not wanted:
+            wanted = min(max(SHORT_TICK_NS, TICK_CELLS * bits * SECOND_NS // slower), LONG_TICK_NS)
+        few = max(1, round(slower * wanted / SECOND_NS / bits))
         tick_ns = round(few * bits * SECOND_NS / slower)
         many = few if faster == slower else max(few, int(faster * tick_ns / SECOND_NS / bits))
         out_is_slower = self.rate_out == slower
@@ -69,8 +81,9 @@ class Profile:
 
 
 def parse_profile(text: str) -> Profile:
-    """Read a profile's name or a free rate (`2m`, `1m/8m`, `56k:narrow`); raise OperatorError."""
-    rates, _, format_name = NAMED.get(text, text).partition(":")
+    """Read a profile's name or a free rate (`2m`, `1m/8m`, `56k:narrow`, `t3:1ms`); raise OperatorError."""
+    name, *options = text.split(":")
+    rates = NAMED.get(name, name)
     values = []
     for part in rates.split("/"):
         match = _RATE.fullmatch(part.strip())
@@ -79,7 +92,16 @@ def parse_profile(text: str) -> Profile:
         values.append(int(float(match[1]) * _UNIT[match[2].lower()]))
     if len(values) > 2 or not all(9_600 <= value <= 10_000_000_000 for value in values):
         raise OperatorError(f"link profile {text!r} is out of range", "rates go from 9600 bit/s to 10 Gbit/s")
-    formats = {"": NARROW if min(values) < NARROW_BELOW else WIDE, "wide": WIDE, "narrow": NARROW}
-    if format_name not in formats:
-        raise OperatorError(f"unknown cell format in profile {text!r}", _HINT)
-    return Profile(text, formats[format_name], values[0], values[-1])
+    fmt, wanted_tick_ns = NARROW if min(values) < NARROW_BELOW else WIDE, 0
+    for option in options:
+        if match := _TICK.fullmatch(option):
+            wanted_tick_ns = round(float(match[1]) * 1_000_000)
+            if not TICKS_NS[0] <= wanted_tick_ns <= TICKS_NS[1]:
+                raise OperatorError(
+                    f"tick of link profile {text!r} is out of range", "ticks last 1 ms to 50 ms"
+                )
+        elif option in FORMATS:
+            fmt = FORMATS[option]
+        else:
+            raise OperatorError(f"profile {text!r}: {option!r} is neither a cell format nor a tick", _HINT)
+    return Profile(text, fmt, values[0], values[-1], wanted_tick_ns)
