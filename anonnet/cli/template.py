@@ -76,8 +76,8 @@ addresses = $addresses
 
 [links]
 # modem, isdn, adsl, adsl-isp, t1, 10m, t3, 100m, or a rate: 2m, 1m/8m (out/in), 56k:narrow. A tick lasts
-# 5 ms, down to 1 ms on links of 40 Mbit/s and more; where packets come less evenly than that, ask for longer
-# ones: 100m:5ms.
+# 5 ms, down to 2 ms on links of 40 Mbit/s and more; ask for other ones with 100m:1ms, or with 100m:5ms where
+# packets come less evenly than that.
 # Both ends of a link must say the same, adsl facing adsl-isp. A link uses all of it, day and night.
 profile = $profile
 interval = "fixed"               # or "randomised": intervals drawn independently of traffic

@@ -3,7 +3,8 @@
 A rate counts whole IP packets on the wire. The schedule is the tick and a whole number of cells per tick
 each way: the slower direction sets the tick, so that its rate is met exactly; the faster direction gets as
 many whole cells as fit. An echo takes some seven ticks, so they are as short as their cost allows: 5 ms, or
-less where 20 cells still share one (else what a relay does once a tick would be much of what a cell costs).
+down to 2 ms where 20 cells still share one. What a relay does once a tick is some 100 us, so ticks of 1 ms
+are for those who ask for them.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from anonnet.errors import OperatorError
 from anonnet.spec import FORMATS, NARROW, WIDE, Format
 
 LONG_TICK_NS: Final = 5_000_000  # what ticks are by themselves: no longer than this, ...
-SHORT_TICK_NS: Final = 1_000_000  # ... no shorter, ...
+SHORT_TICK_NS: Final = 2_000_000  # ... no shorter, ...
 TICK_CELLS: Final = 20  # ... and in between as long as so many cells of the slower direction take
-TICKS_NS: Final = (SHORT_TICK_NS, 50_000_000)  # what may be asked for
+TICKS_NS: Final = (1_000_000, 50_000_000)  # what may be asked for
 NARROW_BELOW: Final = 128_000  # bit/s: slower links carry narrow cells unless told otherwise
 SECOND_NS: Final = 1_000_000_000
 OVERHEAD: Final = {("raw", 4): 20, ("raw", 6): 40, ("udp", 4): 28, ("udp", 6): 48}  # bytes before a datagram
