@@ -13,10 +13,7 @@ from typing import Final, NewType
 from anonnet.errors import Malformed
 
 NodeId = NewType("NodeId", bytes)  # 20 bytes
-LinkId = NewType("LinkId", int)  # local: index of a link in this node's table
 RouteId = NewType("RouteId", int)  # u32, means something on one link only
-CircuitId = NewType("CircuitId", int)  # local to caller or exit
-Slot = NewType("Slot", int)  # u32 slot number of a route, per direction, modulo 2^32
 
 NODE_ID_LEN: Final = 20
 

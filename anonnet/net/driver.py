@@ -101,7 +101,8 @@ class Driver:
                 if sock is None:
                     continue
                 sender = self._senders[link.handle] = Sender(sock, link.endpoint, link.outbox)
-            link.send_error = sender.send(link.ready)
+            if link.ready:
+                link.send_error = sender.send(link.ready)
         self._plane.emitted(beat, links, self._clock())
         strays = self._plane.strays
         while strays:

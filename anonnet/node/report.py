@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Literal
 
@@ -91,7 +92,7 @@ def _link(control: Control, handle: int, link: Link) -> api.LinkStatus:
     stats = control.node.stats
     counted = next((s for s in stats.links if s.link == handle), None) if stats else None
     neighbour = control.node.neighbours[handle]
-    counted = counted or LinkStats(handle, 0, 0, 0, 0, 0, 0, 0)
+    counted = counted or LinkStats(handle, 0, 0, 0, 0, 0, 0, 0, 0)
     return api.LinkStatus(
         peer=node_id_text(link.peer.node_id),
         state=link.state.value,
@@ -104,7 +105,7 @@ def _link(control: Control, handle: int, link: Link) -> api.LinkStatus:
         cells_missed=counted.cells_missed,
         late_ticks=counted.late_ticks,
         skipped_ticks=counted.skipped_ticks,
-        trouble=link.trouble,
+        trouble=f"cannot send: {os.strerror(failed)}" if (failed := counted.send_error) else link.trouble,
         routes=len(neighbour.routes),
         promised_out=neighbour.budget.capacity_out - neighbour.budget.free_out,
         promised_in=neighbour.budget.capacity_in - neighbour.budget.free_in,

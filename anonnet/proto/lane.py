@@ -149,4 +149,4 @@ class PlaneLink:
         received = self.received + sum(session.received for session in self.sessions.values())
         missed = self.missed + sum(session.missing for session in self.sessions.values())
         return LinkStats(self.handle, self.sent, received, missed, self.late, self.skipped,
-                         self.forged, self.last_received)  # fmt: skip
+                         self.forged, self.last_received, self.send_error)  # fmt: skip

@@ -59,7 +59,6 @@ class Node:
         self.links: dict[int, Link] = {}
         self.stats: o.Stats | None = None
         self.guard_changed = False
-        self._identity = identity
         self.now = 0
         self._orders: list[o.Order] = []
         self._handles = 0

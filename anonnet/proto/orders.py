@@ -278,6 +278,7 @@ class LinkStats(msgspec.Struct, frozen=True):
     skipped_ticks: int
     forged: int
     last_received: int
+    send_error: int  # errno of the last emission, 0 if all went out
 
 
 class RouteStats(msgspec.Struct, frozen=True):

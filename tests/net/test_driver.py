@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 from collections.abc import Iterator, Sequence
@@ -94,9 +95,9 @@ class Bench:
         """The waits that take time."""
         return [wait for wait in self.waits if wait.seconds]
 
-    def link(self, tick: int = TICK) -> None:
+    def link(self, tick: int = TICK, address: str = "127.0.0.1") -> None:
         """Keep a link with a neighbour that nobody plays."""
-        endpoint = o.Endpoint("udp", "127.0.0.1", self.wire.getsockname()[1])
+        endpoint = o.Endpoint("udp", address, self.wire.getsockname()[1])
         self.plane.obey(o.AddLink(1, NARROW.code, endpoint, tick, 1, 1))
 
     def run(self, waits: int) -> None:
@@ -150,3 +151,12 @@ def test_the_end_of_a_circuit_takes_packets_in_as_they_come(bench: Bench) -> Non
         naps = [wait.watched for wait in bench.sleeps[1:] if wait.watched]  # the first: before the order
         assert set(naps) == {bench.everything | {tun.fileno()}}
         assert bench.plane._unroutable == 1, "there is no circuit"
+
+
+@pytest.mark.parametrize(("address", "error"), [("127.0.0.1", 0), ("255.255.255.255", errno.EACCES)])
+def test_a_link_that_cannot_send_says_why(bench: Bench, address: str, error: int) -> None:
+    """A socket that has not asked for them may not send broadcasts."""
+    bench.link(address=address)
+    bench.plane.obey(o.SendHandshake(1, [bytes(NARROW.datagram_len)]))
+    bench.run(40)
+    assert bench.plane.links[1].stats().send_error == error
