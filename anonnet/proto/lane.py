@@ -118,8 +118,10 @@ class PlaneLink:
             self._pass_over(tick - self._next_tick)
         self._next_tick = tick + 1
         if self._new:
+            cells = min(len(self.control), CONTROL_FIRST) * RATE_UNIT
             for lane in self._new:
-                lane.credit = -min(len(self.control), CONTROL_FIRST) * RATE_UNIT
+                # Whole ticks: the next hop counts from the first cell, and slips if that tick brought few.
+                lane.credit = -lane.per_tick * -(-cells // lane.per_tick)
             self._new.clear()
         counter = self._counter
         self._counter += outbox.count - position  # before they are used: none is used twice, whatever happens

@@ -40,7 +40,7 @@ WINDOW = 15.0 if FULL else 4.0  # seconds of each measurement of throughput
 HOLD = 2.5 if FULL else 2.0  # seconds that a fault lasts: longer than a route is waited for
 OUTAGE = 25.0 if FULL else 4.0  # of all routes at once; an exit keeps a circuit for 60
 BACK = 40.0  # until all routes are there again
-FLOWING = 1_000_000  # bytes: half a second's
+FLOWING = 0.5  # seconds of the links' rate
 RETURN = 7.0  # seconds from the end of an outage of links until routes are back
 STRIPE_STALL = 2.0
 SPARED_STALL = 0.2  # of mirror, and of k of n
@@ -121,7 +121,8 @@ class Download:
         self._log.unlink(missing_ok=True)
         self._running = self.lab.running(CALLER, *command, stdout=self._out.open("w"))
         self._reader = self._running.__enter__()
-        until(lambda: self._log.exists() and self.reading.size > 1_000_000, 20, "the first megabyte")
+        until(self._log.exists, 20, "a connection")
+        self._until_more(0, 20)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -153,8 +154,7 @@ class Download:
                 time.sleep(hold)
             links = until(self.lab.links_up, BACK, "the links after it")
             back = until(lambda: len(self.open_routes()) == self.routes, BACK, "all routes")
-            size = self.reading.size
-            until(lambda: self.reading.size > size + FLOWING, stall + 5, "bytes after it")
+            self._until_more(self.reading.size, stall + 5)
         gap = self.reading.longest_gap(began, time.monotonic_ns())
         excused = watch.longest / 1e9
         rate = self.reading.rate(began, time.monotonic_ns()) / 1e6
@@ -162,6 +162,10 @@ class Download:
               f" meanwhile; links back {links:.1f}, routes {back:.1f} s later")  # fmt: skip
         assert self._reader.poll() is None, self._out.read_text()
         assert gap <= stall + excused
+
+    def _until_more(self, size: int, seconds: float) -> None:
+        enough = size + FLOWING * self.lab.rate / 8
+        until(lambda: self.reading.size > enough, seconds, f"{FLOWING:g} s worth of bytes")
 
     def _finish(self) -> None:
         until(lambda: self.reading.size >= DOWNLOAD, 300, f"{DOWNLOAD} bytes")

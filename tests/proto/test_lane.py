@@ -9,10 +9,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anonnet.proto.engine import Engine
+from anonnet.proto.engine import PYTHON, Engine
 from anonnet.proto.lane import CONTROL_FIRST, MAX_CONTROL, PlaneLink
 from anonnet.proto.orders import RATE_UNIT, Endpoint
 from anonnet.proto.pacer import Beat
+from anonnet.proto.queue import SLIP_SPACING
 from anonnet.proto.slots import Lane
 from anonnet.spec import HEADER_LEN, NARROW, DatagramType
 from anonnet.wire.cell import CELL_HEADER, CellRow, rows
@@ -175,3 +176,25 @@ def test_a_dropped_session_leaves_nothing(engine: Engine) -> None:
     assert [len(things) for things in left] == [0, 0, 0, 0]
     sending.prepare()
     assert sending.ready == 0
+
+
+@given(cells=st.integers(1, 40), frames=st.integers(0, 20))
+def test_the_queue_of_a_route_that_had_to_wait_needs_no_slip(cells: int, frames: int) -> None:
+    """The next hop's clock goes as ours: nothing to make up for, however the route began."""
+    sending = link(PYTHON, cells)
+    source = Source(256)
+    sending.control.extend([b"frame"] * frames)
+    lane = source.lane(PYTHON, cells * RATE_UNIT // TICK)
+    sending.add_lane(lane)
+    queue = PYTHON.queue(NARROW, lane.per_tick / RATE_UNIT)
+    onward = 0  # what the next hop owes, in RATE_UNIT-ths of a cell
+    for now in range(2 * SLIP_SPACING + 2):
+        before = source.asked
+        sending.prepare()
+        for slot in range(before, source.asked):
+            assert queue.claim(slot) is not None
+            queue.commit(slot)
+        slots, onward = divmod(onward + lane.per_tick, RATE_UNIT)
+        for _ in range(slots):
+            queue.take(now)
+    assert queue.slips == 0
