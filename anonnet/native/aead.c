@@ -6,7 +6,7 @@ EVP_CIPHER *aes_gcm;
 
 int openssl_failed(void)
 {
-    if (!PyErr_Occurred())
+    if (!crew_worker() && !PyErr_Occurred())
         PyErr_SetString(PyExc_RuntimeError, "OpenSSL failed");
     return -1;
 }
@@ -39,9 +39,9 @@ EVP_CIPHER_CTX *context_new(const EVP_CIPHER *cipher, const uint8_t *key, bool e
     return context;
 }
 
-int aead_seal(AeadObject *self, const uint8_t *nonce, const uint8_t *cell, size_t len, uint8_t *sealed)
+int aead_seal(AeadObject *self, int who, const uint8_t *nonce, const uint8_t *cell, size_t len, uint8_t *sealed)
 {
-    EVP_CIPHER_CTX *context = self->context;
+    EVP_CIPHER_CTX *context = self->contexts[who];
     int done = 0, rest = 0;
     if (EVP_EncryptInit_ex2(context, NULL, NULL, nonce, NULL) != 1 ||
         EVP_EncryptUpdate(context, sealed, &done, cell, (int)len) != 1 || done != (int)len ||
@@ -51,9 +51,9 @@ int aead_seal(AeadObject *self, const uint8_t *nonce, const uint8_t *cell, size_
     return 0;
 }
 
-int aead_open(AeadObject *self, const uint8_t *nonce, const uint8_t *sealed, size_t len, uint8_t *cell)
+int aead_open(AeadObject *self, int who, const uint8_t *nonce, const uint8_t *sealed, size_t len, uint8_t *cell)
 {
-    EVP_CIPHER_CTX *context = self->context;
+    EVP_CIPHER_CTX *context = self->contexts[who];
     int done = 0, rest = 0;
     size_t plain = len - TAG_LEN;
     if (EVP_DecryptInit_ex2(context, NULL, NULL, nonce, NULL) != 1 ||
@@ -77,8 +77,17 @@ static PyObject *aead_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     AeadObject *self = (AeadObject *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
-    self->context = context_new(aes_gcm, key, type == &SealerType);
-    if (self->context == NULL) {
+    int threads = crew_size();
+    self->contexts = PyMem_Calloc((size_t)threads, sizeof *self->contexts);
+    if (self->contexts == NULL)
+        PyErr_NoMemory();
+    while (self->contexts != NULL && self->threads < threads) {
+        EVP_CIPHER_CTX *context = context_new(aes_gcm, key, type == &SealerType);
+        if (context == NULL)
+            break;
+        self->contexts[self->threads++] = context;
+    }
+    if (self->threads < threads) {
         Py_DECREF(self);
         return NULL;
     }
@@ -87,7 +96,10 @@ static PyObject *aead_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 
 static void aead_dealloc(PyObject *object)
 {
-    EVP_CIPHER_CTX_free(((AeadObject *)object)->context);
+    AeadObject *self = (AeadObject *)object;
+    while (self->threads > 0)
+        EVP_CIPHER_CTX_free(self->contexts[--self->threads]);
+    PyMem_Free(self->contexts);
     Py_TYPE(object)->tp_free(object);
 }
 
@@ -106,8 +118,8 @@ static PyObject *aead_call(PyObject *object, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_ValueError, "wrong lengths");
         goto release;
     }
-    int state = sealing ? aead_seal(self, nonce.buf, data.buf, (size_t)data.len, target.buf)
-                        : aead_open(self, nonce.buf, data.buf, (size_t)data.len, target.buf);
+    int state = sealing ? aead_seal(self, 0, nonce.buf, data.buf, (size_t)data.len, target.buf)
+                        : aead_open(self, 0, nonce.buf, data.buf, (size_t)data.len, target.buf);
     if (state == 1)
         PyErr_SetNone(invalid_tag);
     if (state == 0)

@@ -93,6 +93,7 @@ PyTypeObject ReceiveSessionType = {
 /* -- Intake ----------------------------------------------------------------------------------------- */
 
 enum { MAX_FORMATS = 4 };
+typedef struct Batch Batch;
 
 typedef struct {
     Py_ssize_t length; /* of a datagram */
@@ -106,6 +107,7 @@ typedef struct {
     Plain plains[MAX_FORMATS];
     int formats;
     long long unknown;
+    Batch *batch; /* made when there is a crew */
 } IntakeObject;
 
 static int intake_clear(PyObject *object)
@@ -137,6 +139,7 @@ static void intake_dealloc(PyObject *object)
         PyBuffer_Release(&self->plains[i].cell);
         Py_DECREF(self->plains[i].row);
     }
+    PyMem_Free(self->batch);
     Py_TYPE(object)->tp_free(object);
 }
 
@@ -244,36 +247,26 @@ static int forged(SessionObject *session)
     return state;
 }
 
-/* Give an opened cell to its route. */
-static int hand_on(Current *current, const Plain *plain, uint32_t route_id, long long now)
-{
-    const uint8_t *cell = plain->cell.buf;
-    uint32_t slot = get32(cell + 4);
-    if (current->routes == NULL) {
-        current->routes = PyObject_GetAttrString(current->session->link, "routes");
-        if (current->routes == NULL)
-            return -1;
-        if (!PyDict_Check(current->routes)) {
-            PyErr_SetString(PyExc_TypeError, "routes are a dict");
-            return -1;
-        }
-    }
-    PyObject *key = PyLong_FromUnsignedLong(route_id);
-    if (key == NULL)
-        return -1;
-    PyObject *receive = PyDict_GetItemWithError(current->routes, key);
-    Py_DECREF(key);
-    if (receive == NULL)
-        return PyErr_Occurred() ? -1 : 0;
-    Py_INCREF(receive);
-    int state;
-    if (Py_TYPE(receive) == &InletType)
-        state = inlet_receive(receive, slot, plain->row, cell, (size_t)plain->cell.len, now);
-    else
-        state = called(PyObject_CallFunction(receive, "kOL", (unsigned long)slot, plain->row, now));
-    Py_DECREF(receive);
-    return state;
-}
+/* -- a datagram, step by step ----------------------------------------------------------------------- */
+
+/* A datagram that has a session. */
+typedef struct {
+    SessionObject *session; /* strong */
+    const Plain *plain;
+    const uint8_t *datagram;
+    Py_ssize_t index;
+    uint8_t *cell; /* where it is opened */
+    int state;     /* of aead_open */
+    bool opened;
+} Arrival;
+
+typedef struct {
+    IntakeObject *self;
+    PyObject *inbox, *checked; /* the link that was heard of last; borrowed, compared only */
+    Current current;
+    long long now;
+    bool together; /* cells that go on are left for `forward_all` */
+} Burst;
 
 static const Plain *plain_for(const IntakeObject *self, Py_ssize_t length)
 {
@@ -283,14 +276,8 @@ static const Plain *plain_for(const IntakeObject *self, Py_ssize_t length)
     return NULL;
 }
 
-typedef struct {
-    IntakeObject *self;
-    PyObject *inbox, *checked; /* the link that was heard of last; borrowed, compared only */
-    Current current;
-    long long now;
-} Burst;
-
-static int take_in(Burst *burst, Py_ssize_t index, const uint8_t *datagram, Py_ssize_t length)
+/* Find what a datagram is of: 1, or 0 when that has been seen to, -1 with an exception. */
+static int look_up(Burst *burst, Py_ssize_t index, const uint8_t *datagram, Py_ssize_t length, Arrival *arrival)
 {
     IntakeObject *self = burst->self;
     const Plain *plain = plain_for(self, length);
@@ -299,33 +286,244 @@ static int take_in(Burst *burst, Py_ssize_t index, const uint8_t *datagram, Py_s
         return 0;
     }
     uint32_t start = get32(datagram);
-    uint64_t counter = get64(datagram + 4);
     SessionObject *session = find(self, &burst->current, start);
     if (session == NULL && PyErr_Occurred())
         return -1;
     if (session == NULL || session->length != length || session->opener == NULL)
         return stranger(self, burst->inbox, index, start);
-    int state = aead_open(session->opener, datagram, datagram + HEADER_LEN, (size_t)length - HEADER_LEN, plain->cell.buf);
-    if (state != 0)
-        return state < 0 ? -1 : forged(session);
+    *arrival = (Arrival){session, plain, datagram, index, plain->cell.buf, 0, false};
+    Py_INCREF(session);
+    return 1;
+}
+
+static void open_cell(Arrival *arrival, int who)
+{
+    size_t len = (size_t)arrival->plain->length - HEADER_LEN;
+    arrival->state = aead_open(arrival->session->opener, who, arrival->datagram, arrival->datagram + HEADER_LEN, len,
+                               arrival->cell);
+    arrival->opened = true;
+}
+
+/* The row in which Python sees the cell. */
+static PyObject *shown(const Plain *plain, const uint8_t *cell)
+{
+    if (cell != plain->cell.buf)
+        memcpy(plain->cell.buf, cell, (size_t)plain->cell.len);
+    return plain->row;
+}
+
+static PyObject *routes_of(Current *current, const Arrival *arrival)
+{
+    if (current->session != arrival->session) {
+        forget(current);
+        current->session = (SessionObject *)Py_NewRef(arrival->session);
+        current->start = get32(arrival->datagram);
+    }
+    if (current->routes == NULL) {
+        current->routes = PyObject_GetAttrString(arrival->session->link, "routes");
+        if (current->routes != NULL && !PyDict_Check(current->routes)) {
+            Py_CLEAR(current->routes);
+            PyErr_SetString(PyExc_TypeError, "routes are a dict");
+        }
+    }
+    return current->routes;
+}
+
+static int forward_later(IntakeObject *self, PyObject *inlet, const Arrival *arrival, uint32_t slot);
+
+/* Give an opened cell to its route. */
+static int hand_on(Burst *burst, const Arrival *arrival, uint32_t route_id)
+{
+    const Plain *plain = arrival->plain;
+    uint32_t slot = get32(arrival->cell + 4);
+    size_t len = (size_t)plain->cell.len;
+    PyObject *routes = routes_of(&burst->current, arrival), *key = NULL;
+    if (routes == NULL || (key = PyLong_FromUnsignedLong(route_id)) == NULL)
+        return -1;
+    PyObject *receive = PyDict_GetItemWithError(routes, key);
+    Py_DECREF(key);
+    if (receive == NULL)
+        return PyErr_Occurred() ? -1 : 0;
+    Py_INCREF(receive);
+    int state;
+    if (Py_TYPE(receive) != &InletType)
+        state = called(PyObject_CallFunction(receive, "kOL", (unsigned long)slot, shown(plain, arrival->cell), burst->now));
+    else if (burst->together && inlet_forwards(receive, len))
+        state = forward_later(burst->self, receive, arrival, slot);
+    else
+        state = inlet_receive(receive, slot, shown(plain, arrival->cell), arrival->cell, len, burst->now);
+    Py_DECREF(receive);
+    return state;
+}
+
+/* What becomes of a datagram once it has been opened. */
+static int settle(Burst *burst, Arrival *arrival)
+{
+    SessionObject *session = arrival->session;
+    uint64_t counter = get64(arrival->datagram + 4);
+    if (arrival->state != 0)
+        return arrival->state < 0 ? openssl_failed() : forged(session);
     if (!window_accept(&session->window, counter))
         return 0;
     session->received++;
     if (session->link != burst->checked && counter == session->window.greatest) {
         burst->checked = session->link;
-        if (called(PyObject_CallFunction(self->heard, "OOOn", session->link, session, burst->inbox, index)) < 0)
+        if (called(PyObject_CallFunction(burst->self->heard, "OOOn", session->link, session, burst->inbox,
+                                         arrival->index)) < 0)
             return -1;
     }
-    uint32_t route_id = get32(plain->cell.buf);
+    uint32_t route_id = get32(arrival->cell);
     if (route_id == ROUTE_NULL)
         return 0;
     if (route_id == ROUTE_CONTROL)
-        return called(PyObject_CallFunction(self->control, "OO", session->link, plain->row));
-    return hand_on(&burst->current, plain, route_id, burst->now);
+        return called(PyObject_CallFunction(burst->self->control, "OO", session->link,
+                                            shown(arrival->plain, arrival->cell)));
+    return hand_on(burst, arrival, route_id);
+}
+
+static int take_in(Burst *burst, Py_ssize_t index, const uint8_t *datagram, Py_ssize_t length)
+{
+    Arrival arrival;
+    int state = look_up(burst, index, datagram, length, &arrival);
+    if (state != 1)
+        return state;
+    open_cell(&arrival, 0);
+    state = settle(burst, &arrival);
+    Py_DECREF(arrival.session);
+    return state;
+}
+
+/* -- a batch, shared by a crew ------------------------------------------------------------------------
+ *
+ *   look up all | open all: any thread, any datagram | settle all | forward: a thread for each inlet
+ *
+ * Cells of one inlet are forwarded in the order in which they came, by one thread. Only what Python is told of several
+ * routes may come in another order than from one thread. */
+
+enum { MOST = 128, OPENED_TOGETHER = 4, NOWHERE = -1 };
+
+/* A cell that goes on, and the next one of the same inlet. */
+typedef struct {
+    const Arrival *arrival;
+    uint32_t slot;
+    int next;
+} Passage;
+
+/* Cells of one inlet. */
+typedef struct {
+    PyObject *inlet; /* strong */
+    int first, last; /* `first`: the next to be forwarded */
+    int state;       /* of inlet_forward; stops at what is not 0 */
+} Run;
+
+struct Batch {
+    uint8_t cells[MOST][STRIDE];
+    Arrival arrivals[MOST];
+    int count;
+    Passage passages[MOST];
+    int passing;
+    Run runs[MOST];
+    int running;
+};
+
+static void open_item(void *context, size_t item, int who)
+{
+    Arrival *arrival = &((Batch *)context)->arrivals[item];
+    if (!arrival->opened)
+        open_cell(arrival, who);
+}
+
+static void forward_item(void *context, size_t item, int who)
+{
+    Batch *batch = context;
+    Run *run = &batch->runs[item];
+    (void)who;
+    while (run->first != NOWHERE && run->state == 0) {
+        const Passage *passage = &batch->passages[run->first];
+        run->state = inlet_forward(run->inlet, passage->slot, passage->arrival->cell,
+                                   (size_t)passage->arrival->plain->cell.len);
+        if (run->state == 0)
+            run->first = passage->next;
+    }
+}
+
+static int forward_later(IntakeObject *self, PyObject *inlet, const Arrival *arrival, uint32_t slot)
+{
+    Batch *batch = self->batch;
+    int *mark = inlet_mark(inlet), at = batch->passing++;
+    batch->passages[at] = (Passage){arrival, slot, NOWHERE};
+    if (*mark == 0) {
+        batch->runs[batch->running] = (Run){Py_NewRef(inlet), at, at, 0};
+        *mark = ++batch->running;
+    } else {
+        Run *run = &batch->runs[*mark - 1];
+        batch->passages[run->last].next = at;
+        run->last = at;
+    }
+    return 0;
+}
+
+/* The rest of a run, from a cell that was recognised on, is Python's. */
+static int finish_run(Burst *burst, Run *run)
+{
+    const Batch *batch = burst->self->batch;
+    int state = run->state;
+    if (state < 0)
+        return openssl_failed();
+    if (run->first == NOWHERE)
+        return 0;
+    const Passage *passage = &batch->passages[run->first];
+    state = inlet_recognised(run->inlet, passage->slot, burst->now);
+    while (state == 0 && passage->next != NOWHERE) {
+        passage = &batch->passages[passage->next];
+        const Arrival *arrival = passage->arrival;
+        state = inlet_receive(run->inlet, passage->slot, shown(arrival->plain, arrival->cell), arrival->cell,
+                              (size_t)arrival->plain->cell.len, burst->now);
+    }
+    return state;
+}
+
+static void clear_arrivals(Batch *batch)
+{
+    while (batch->count > 0)
+        Py_DECREF(batch->arrivals[--batch->count].session);
+}
+
+static int take_batch_in(Burst *burst, Batch *batch)
+{
+    int state = 0;
+    crew_share(open_item, batch, (size_t)batch->count, OPENED_TOGETHER);
+    for (int i = 0; i < batch->count && state == 0; i++)
+        state = settle(burst, &batch->arrivals[i]);
+    crew_share(forward_item, batch, (size_t)batch->running, 1);
+    for (int i = 0; i < batch->running; i++) {
+        *inlet_mark(batch->runs[i].inlet) = 0;
+        if (state == 0)
+            state = finish_run(burst, &batch->runs[i]);
+        Py_DECREF(batch->runs[i].inlet);
+    }
+    batch->passing = batch->running = 0;
+    clear_arrivals(batch);
+    return state;
+}
+
+/* -- an inbox --------------------------------------------------------------------------------------- */
+
+static int add_to_batch(Burst *burst, Batch *batch, Py_ssize_t index, const uint8_t *datagram, Py_ssize_t length)
+{
+    Arrival *arrival = &batch->arrivals[batch->count];
+    int state = look_up(burst, index, datagram, length, arrival);
+    if (state != 1)
+        return state;
+    arrival->cell = batch->cells[batch->count++];
+    if (arrival->session->opener->threads < crew_size())
+        open_cell(arrival, 0); /* a key from before there were so many */
+    return batch->count == MOST ? take_batch_in(burst, batch) : 0;
 }
 
 static int take_all_in(Burst *burst, PyObject *lengths, const Py_buffer *memory, Py_ssize_t offset)
 {
+    Batch *batch = burst->together ? burst->self->batch : NULL;
     for (Py_ssize_t index = 0; index < PySequence_Fast_GET_SIZE(lengths); index++) {
         Py_ssize_t length = PyLong_AsSsize_t(PySequence_Fast_GET_ITEM(lengths, index));
         if (length == -1 && PyErr_Occurred())
@@ -335,10 +533,24 @@ static int take_all_in(Burst *burst, PyObject *lengths, const Py_buffer *memory,
             PyErr_SetString(PyExc_ValueError, "more than the inbox holds");
             return -1;
         }
-        if (take_in(burst, index, (const uint8_t *)memory->buf + at, length) < 0)
+        const uint8_t *datagram = (const uint8_t *)memory->buf + at;
+        if ((batch ? add_to_batch(burst, batch, index, datagram, length)
+                   : take_in(burst, index, datagram, length)) < 0)
             return -1;
     }
-    return 0;
+    return batch && batch->count ? take_batch_in(burst, batch) : 0;
+}
+
+/* Whether the crew is to have a burst. */
+static int share(IntakeObject *self, PyObject *lengths, bool *together)
+{
+    *together = crew_size() > 1 && PySequence_Fast_GET_SIZE(lengths) > OPENED_TOGETHER;
+    if (!*together || self->batch != NULL)
+        return 0;
+    self->batch = PyMem_Calloc(1, sizeof *self->batch);
+    if (self->batch == NULL)
+        PyErr_NoMemory();
+    return self->batch ? 0 : -1;
 }
 
 static PyObject *intake_receive(PyObject *object, PyObject *const *args, Py_ssize_t count)
@@ -365,9 +577,13 @@ static PyObject *intake_receive(PyObject *object, PyObject *const *args, Py_ssiz
     Py_buffer memory;
     if (lengths == NULL)
         return NULL;
-    int state = object_buffer(burst.inbox, "memory", &memory);
+    int state = share(burst.self, lengths, &burst.together);
+    if (state == 0)
+        state = object_buffer(burst.inbox, "memory", &memory);
     if (state == 0) {
         state = take_all_in(&burst, lengths, &memory, offset);
+        if (state < 0 && burst.self->batch != NULL)
+            clear_arrivals(burst.self->batch);
         PyBuffer_Release(&memory);
     }
     forget(&burst.current);

@@ -46,6 +46,8 @@ static PyObject *import(const char *module, const char *name)
 
 static PyMethodDef functions[] = {
     {"fill", (PyCFunction)(void (*)(void))outbox_fill, METH_FASTCALL, NULL},
+    {"finish", batch_finish, METH_NOARGS, NULL},
+    {"threads", crew_threads, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,6 +1,6 @@
 /* The hot path in C. Each type has the interface of the Python class of the same name (proto/engine.py), which
- * is its reference: read that first. All calls hold the GIL. Keys live in OpenSSL's contexts only, which wipe
- * them when they are freed. */
+ * is its reference: read that first. All calls hold the GIL, but for what crew.c gives to other threads, which touch no
+ * Python. Keys live in OpenSSL's contexts only, which wipe them when they are freed. */
 
 #ifndef ANONNET_NATIVE_H
 #define ANONNET_NATIVE_H
@@ -11,6 +11,7 @@
 #include <openssl/evp.h>
 #include <stdint.h>
 #include <stdbool.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <structmember.h>
 
@@ -31,6 +32,7 @@ enum {
     TYPE_LAST_HANDSHAKE = 3,
     STRIDE = 2048, /* proto/inbox.py */
     WINDOW = 2048, /* crypto/replay.py; a multiple of 64 */
+    MAX_THREADS = 64,
 };
 #define RATE_UNIT 1000000000000LL /* proto/orders.py */
 #define MOST_OWED (4 * RATE_UNIT)       /* proto/slots.py */
@@ -55,19 +57,31 @@ static inline void put64(uint8_t *p, uint64_t v)
     put32(p, (uint32_t)(v >> 32)), put32(p + 4, (uint32_t)v);
 }
 
+/* -- crew.c ------------------------------------------------------------------------------------------- */
+
+/* One item of a batch, done by thread `who`: 0 is the one that has the GIL, the others may touch no Python. */
+typedef void (*Work)(void *context, size_t item, int who);
+
+/* Do all items, `run` of them at a time; return when all are done. Which thread does which is nobody's to say. */
+void crew_share(Work work, void *context, size_t count, size_t run);
+int crew_size(void); /* threads, with the caller's */
+bool crew_worker(void); /* whether this thread is one of the others */
+PyObject *crew_threads(PyObject *module, PyObject *argument);
+
 /* -- aead.c ------------------------------------------------------------------------------------------- */
 
 typedef struct {
     PyObject_HEAD
-    EVP_CIPHER_CTX *context;
+    int threads; /* that may use it at once */
+    EVP_CIPHER_CTX **contexts; /* one for each */
 } AeadObject;
 
 extern PyTypeObject SealerType, OpenerType;
 
-/* Each returns 0, or -1 with an exception set; `aead_open` 1 when the datagram is forged. */
+/* Each returns 0, or -1 with an exception set (but in a worker); `aead_open` 1 when the datagram is forged. */
 int aead_init(void);
-int aead_seal(AeadObject *self, const uint8_t *nonce, const uint8_t *cell, size_t len, uint8_t *sealed);
-int aead_open(AeadObject *self, const uint8_t *nonce, const uint8_t *sealed, size_t len, uint8_t *cell);
+int aead_seal(AeadObject *self, int who, const uint8_t *nonce, const uint8_t *cell, size_t len, uint8_t *sealed);
+int aead_open(AeadObject *self, int who, const uint8_t *nonce, const uint8_t *sealed, size_t len, uint8_t *cell);
 EVP_CIPHER_CTX *context_new(const EVP_CIPHER *cipher, const uint8_t *key, bool encrypt);
 int openssl_failed(void);
 int take_key(PyObject *object, const uint8_t **key);
@@ -138,6 +152,13 @@ Taken queue_take(QueueObject *self, long long tick, uint32_t *slot);
 
 extern PyTypeObject InletType, OutletType;
 
+/* Cells that go on beyond this node need no Python, until one of them is recognised: `inlet_forward` returns 1 then,
+ * 0 when it took the cell, -1 when it failed. One thread at a time for each inlet. */
+bool inlet_forwards(PyObject *self, size_t len);
+int inlet_forward(PyObject *self, uint32_t slot, const uint8_t *cell, size_t len);
+int inlet_recognised(PyObject *self, uint32_t slot, long long now); /* 0, or -1 with an exception */
+int *inlet_mark(PyObject *self); /* for whoever sorts cells by inlet; 0 when they are sorted */
+
 /* A cell has come: `row` is the CellRow that holds `cell` (`len` bytes). 0, or -1 with an exception. */
 int inlet_receive(PyObject *self, uint32_t slot, PyObject *row, const uint8_t *cell, size_t len, long long now);
 
@@ -145,6 +166,7 @@ int inlet_receive(PyObject *self, uint32_t slot, PyObject *row, const uint8_t *c
 typedef struct {
     const uint8_t *cell;
     size_t len;
+    QueueObject *queue; /* that holds `cell`; borrowed */
     PyObject *row;
 } Due;
 int outlet_take(PyObject *self, long long tick, Due *due);
@@ -153,6 +175,24 @@ int outlet_take(PyObject *self, long long tick, Due *due);
 
 extern PyTypeObject LaneType, ReceiveSessionType, IntakeType;
 PyObject *outbox_fill(PyObject *module, PyObject *const *args, Py_ssize_t count);
+
+/* -- batch.c ------------------------------------------------------------------------------------------ */
+
+/* Where a datagram is to be, and the cell that it is made of. */
+typedef struct {
+    AeadObject *sealer;
+    uint8_t *at;
+    const uint8_t *cell;
+    size_t len; /* of the cell */
+    uint64_t counter;
+    uint32_t start;
+} Place;
+
+int place_seal(const Place *place, int who);
+/* Seal it later. `keeper` has the cell until then; without one it is copied at once. 0, or -1 with an exception. */
+int batch_add(Place place, PyObject *keeper);
+int batch_keep(Py_buffer *memory, AeadObject *sealer); /* takes over the outbox's memory */
+PyObject *batch_finish(PyObject *module, PyObject *unused);
 
 /* -- module.c ----------------------------------------------------------------------------------------- */
 

@@ -76,6 +76,7 @@ PyTypeObject LaneType = {
 /* One tick of a link, and how far its filling has come. */
 typedef struct {
     AeadObject *sealer;
+    bool later;  /* by the whole crew: see batch.c */
     uint8_t *at; /* place of the next datagram */
     size_t datagram_len, cell_len;
     Py_ssize_t left; /* places */
@@ -83,15 +84,15 @@ typedef struct {
     uint64_t counter;
 } Tick;
 
-static int seal(Tick *tick, const uint8_t *cell, size_t len)
+/* `keeper` has the cell for as long as nothing comes in; NULL: it is soon overwritten. */
+static int seal(Tick *tick, const uint8_t *cell, size_t len, PyObject *keeper)
 {
     if (len != tick->cell_len) {
         PyErr_SetString(PyExc_ValueError, "a cell of another format");
         return -1;
     }
-    put32(tick->at, tick->start);
-    put64(tick->at + 4, tick->counter);
-    if (aead_seal(tick->sealer, tick->at, cell, len, tick->at + HEADER_LEN) < 0)
+    Place place = {tick->sealer, tick->at, cell, len, tick->counter, tick->start};
+    if ((tick->later ? batch_add(place, keeper) : place_seal(&place, 0)) < 0)
         return -1;
     tick->at += tick->datagram_len;
     tick->counter++;
@@ -104,7 +105,7 @@ static int seal_object(Tick *tick, PyObject *cell)
     Py_buffer view;
     if (PyObject_GetBuffer(cell, &view, PyBUF_SIMPLE) < 0)
         return -1;
-    int state = seal(tick, view.buf, (size_t)view.len);
+    int state = seal(tick, view.buf, (size_t)view.len, NULL);
     PyBuffer_Release(&view);
     return state;
 }
@@ -114,7 +115,7 @@ static int seal_row(Tick *tick, PyObject *row)
     Py_buffer view;
     if (row_cell(row, &view) < 0)
         return -1;
-    int state = seal(tick, view.buf, (size_t)view.len);
+    int state = seal(tick, view.buf, (size_t)view.len, NULL);
     PyBuffer_Release(&view);
     return state;
 }
@@ -122,7 +123,7 @@ static int seal_row(Tick *tick, PyObject *row)
 /* What a lane has earned; 1 when it leaves the rest to others. */
 static int lane_give(Tick *tick, PyObject *take, long long number)
 {
-    Due due = {NULL, 0, NULL};
+    Due due = {0};
     if (Py_TYPE(take) == &OutletType) {
         if (outlet_take(take, number, &due) < 0)
             return -1;
@@ -134,7 +135,7 @@ static int lane_give(Tick *tick, PyObject *take, long long number)
             Py_CLEAR(due.row);
     }
     if (due.cell != NULL)
-        return seal(tick, due.cell, due.len);
+        return seal(tick, due.cell, due.len, (PyObject *)due.queue);
     if (due.row == NULL)
         return 1;
     int state = seal_row(tick, due.row);
@@ -219,8 +220,10 @@ PyObject *outbox_fill(PyObject *module, PyObject *const *args, Py_ssize_t count)
         tick.at = (uint8_t *)memory.buf + position * datagram_len;
         tick.left = memory.len / datagram_len - position;
         tick.start = (uint32_t)start;
+        tick.later = crew_size() > 1 && tick.sealer->threads >= crew_size();
         PyObject *lanes = Py_NewRef(args[2]);
-        if (fill(&tick, lanes, number, args[7], args[8], args[9]) == 0)
+        if ((!tick.later || batch_keep(&memory, tick.sealer) == 0) &&
+            fill(&tick, lanes, number, args[7], args[8], args[9]) == 0)
             result = Py_NewRef(Py_None);
         Py_DECREF(lanes);
     }

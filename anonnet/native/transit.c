@@ -8,6 +8,7 @@ typedef struct {
     LayerObject *layer;
     PyObject *end, *recognised; /* the latter may be NULL */
     uint32_t shift;
+    int mark;
 } InletObject;
 
 typedef struct {
@@ -86,15 +87,44 @@ static int call3(PyObject *function, uint32_t slot, PyObject *row, long long now
     return result ? 0 : -1;
 }
 
-static int hand_over(InletObject *self, QueueObject *queue, uint32_t slot, long long now)
+bool inlet_forwards(PyObject *object, size_t len)
 {
-    PyObject *function = Py_NewRef(self->recognised), *row = queue_row(queue, slot), *result = NULL;
+    InletObject *self = (InletObject *)object;
+    return self->queue != NULL && self->layer != NULL && len == self->queue->cell_len;
+}
+
+int inlet_forward(PyObject *object, uint32_t slot, const uint8_t *cell, size_t len)
+{
+    InletObject *self = (InletObject *)object;
+    if (!inlet_forwards(object, len))
+        return 0; /* taken apart meanwhile */
+    slot -= self->shift;
+    uint8_t *target = queue_claim(self->queue, slot);
+    if (target == NULL)
+        return 0;
+    if (layer_encipher(self->layer, slot, cell + CELL_HEADER_LEN, target + CELL_HEADER_LEN, len - CELL_HEADER_LEN) < 0)
+        return -1;
+    if (self->recognised != NULL && recognised(target + CELL_HEADER_LEN))
+        return 1; /* a substitute takes its place */
+    queue_commit(self->queue, slot);
+    return 0;
+}
+
+int inlet_recognised(PyObject *object, uint32_t slot, long long now)
+{
+    InletObject *self = (InletObject *)object;
+    PyObject *function = Py_NewRef(self->recognised), *row = queue_row(self->queue, slot - self->shift), *result = NULL;
     if (row != NULL)
         result = PyObject_CallFunction(function, "OL", row, now);
     Py_XDECREF(row);
     Py_DECREF(function);
     Py_XDECREF(result);
     return result ? 0 : -1;
+}
+
+int *inlet_mark(PyObject *object)
+{
+    return &((InletObject *)object)->mark;
 }
 
 int inlet_receive(PyObject *object, uint32_t slot, PyObject *row, const uint8_t *cell, size_t len, long long now)
@@ -113,21 +143,12 @@ int inlet_receive(PyObject *object, uint32_t slot, PyObject *row, const uint8_t 
         PyErr_SetString(PyExc_ValueError, "a cell of another format");
         return -1;
     }
-    slot -= self->shift;
-    uint8_t *target = queue_claim(queue, slot);
-    if (target == NULL)
-        return 0;
-    if (layer_encipher(self->layer, slot, cell + CELL_HEADER_LEN, target + CELL_HEADER_LEN, len - CELL_HEADER_LEN) < 0)
-        return -1;
-    if (self->recognised == NULL || !recognised(target + CELL_HEADER_LEN)) {
-        queue_commit(queue, slot);
-        return 0;
+    state = inlet_forward(object, slot, cell, len);
+    if (state == 1) {
+        Py_INCREF(self);
+        state = inlet_recognised(object, slot, now);
+        Py_DECREF(self);
     }
-    Py_INCREF(queue);
-    Py_INCREF(self);
-    state = hand_over(self, queue, slot, now); /* a substitute takes its place */
-    Py_DECREF(self);
-    Py_DECREF(queue);
     return state;
 }
 
@@ -238,7 +259,7 @@ int outlet_take(PyObject *object, long long tick, Due *due)
     QueueObject *queue = self->queue;
     uint32_t slot;
     PyObject *row = NULL;
-    *due = (Due){NULL, 0, NULL};
+    *due = (Due){0};
     if (self->end == NULL)
         return 0; /* taken apart */
     if (queue == NULL) {
@@ -262,6 +283,7 @@ int outlet_take(PyObject *object, long long tick, Due *due)
         renumber(self, cell, slot);
         due->cell = cell;
         due->len = queue->cell_len;
+        due->queue = queue;
         return 0;
     }
     Py_INCREF(self);

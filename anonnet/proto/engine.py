@@ -41,6 +41,8 @@ class Engine:
     fill: Callable[..., None]
     session: type[ReceiveSession]
     intake: type[Intake]
+    finish: Callable[[], None]  # seal what `fill` may have left for later: after the last link of a beat
+    threads: Callable[[int], int]  # have so many share the work, or as many as can be had; before any key
 
     def __repr__(self) -> str:
         return self.name
@@ -63,6 +65,8 @@ def python(suite: Suite) -> Engine:
         fill=fill,
         session=ReceiveSession,
         intake=Intake,
+        finish=lambda: None,
+        threads=lambda _wanted: 1,
     )
 
 
@@ -85,6 +89,8 @@ def _native() -> Engine | None:
         fill=module.fill,
         session=module.ReceiveSession,
         intake=module.Intake,
+        finish=module.finish,
+        threads=module.threads,
     )
 
 

@@ -104,6 +104,7 @@ class Plane:
         due = [link for link in self.links.values() if link.beat is beat]
         for link in due:
             link.prepare()
+        self.engine.finish()
         order = self._schedule_random(len(due))
         return [link for _, link in sorted(zip(order, due, strict=True), key=lambda pair: pair[0])]
 

@@ -1,4 +1,4 @@
-"""Whole planes of the native engine and of its reference, Python: the same, whatever comes."""
+"""Whole planes of the native engine and of its reference, Python: the same, whatever comes, on one thread and on several."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def act(chain: Chain, what: str) -> None:  # noqa: PLR0912
 
 @given(fmt=FORMAT, seed=SEED, acts=st.lists(ACT, max_size=60))
 @settings(max_examples=200)
-def test_planes(fast: Engine, fmt: Format, seed: int, acts: list[str]) -> None:
+def test_planes(crew: Engine, fmt: Format, seed: int, acts: list[str]) -> None:
     """Routes come and go, packets, signals, control pass, keys change, cells are lost, harmed, repeated."""
-    chain = Chain(fast, seed, fmt)
+    chain = Chain(crew, seed, fmt)
     for _ in range(3):
         chain.tick()
     chain.extend()
@@ -62,9 +62,9 @@ def test_planes(fast: Engine, fmt: Format, seed: int, acts: list[str]) -> None:
         twins.compare()
 
 
-def test_the_control_packets_do_pass(fast: Engine) -> None:
+def test_the_control_packets_do_pass(crew: Engine) -> None:
     """The same chain, without harm: what one end sends comes out of the other, and control is heard."""
-    chain = Chain(fast, 1, WIDE)
+    chain = Chain(crew, 1, WIDE)
     chain.extend()
     received: list[bytes] = []
     sent = [packet(Random(n), INNER4_CALLER, "198.51.100.7") for n in range(20)]

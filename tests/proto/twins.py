@@ -69,13 +69,26 @@ class Twins:
         assert sent[0] == sent[1]
         return dict(sent[0])
 
+    @staticmethod
+    def unsigned(report: o.Report) -> o.Report:
+        """A report that does not say which engine it is from."""
+        return msgspec.structs.replace(report, engine="") if isinstance(report, o.Stats) else report
+
+    @staticmethod
+    def subject(report: o.Report) -> tuple[str, int]:
+        """What a report is of: with threads, those of several links and routes may come in another order."""
+        return type(report).__name__, getattr(report, "link", getattr(report, "route", 0))
+
     def compare(self) -> list[o.Report]:
         """Look at all else that a plane does; return what it reported."""
-        reports = [list(plane.reports) for plane in self.planes]
+        reports = [
+            sorted((self.unsigned(report) for report in plane.reports), key=self.subject)
+            for plane in self.planes
+        ]
         assert reports[0] == reports[1]
         views = [
             (
-                msgspec.structs.replace(plane._stats(self.now), engine=""),
+                self.unsigned(plane._stats(self.now)),
                 plane.to_tun, plane.strays, plane._intake.unknown,
                 [(list(k.sessions), k.endpoint, k.last_received, [x.credit for x in k.lanes], len(k.control))
                  for k in plane.links.values()],
