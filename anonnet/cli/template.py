@@ -86,6 +86,7 @@ interval = "fixed"               # or "randomised": intervals drawn independentl
 realtime_priority = 50           # SCHED_FIFO, 1 to 99; 0 = off, and a busy host then shows in the timing
 lock_memory = true               # no page fault in the middle of a tick, no keys in swap
 native = "auto"                  # inner loops in C, if they were built; true: not without, false: in Python
+threads = "auto"                 # of the native loops: as many as the links need, or 1 to the cores there are
 
 [exit]
 enabled = $exit                  # forward callers' traffic to the Internet, from this host's address

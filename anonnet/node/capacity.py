@@ -2,7 +2,8 @@
 
 A link sends all its slots, whatever they hold, so what a node must do is known before it begins. Routes take
 their slots from those of links and never more than there are: a node that can hold its links full of others'
-routes, a layer for each cell that comes in, can hold any route that it is asked for.
+routes, a layer for each cell that comes in, can hold any route that it is asked for. What ciphers do can be
+shared by several cores, what the kernel does for each datagram is one thread's.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from anonnet.wire.cell import rows
 CELLS: Final = 32  # timed at once
 TRIES: Final = 5  # the best counts: others may be at the caches
 SHARE: Final = 0.8  # of a core that the data plane may plan with; the rest is for its ends, and for the host
+EASY: Final = 0.4  # of a core that one thread does by itself: a second one costs more than it saves
+SPREAD: Final = 1.6  # how much more shared work takes in all: cells go from cache to cache (docs/performance.md)
 SEND_US: Final = {"raw": 3.0, "udp": 1.0}  # of the kernel's for each cell (docs/performance.md) ...
 RECEIVE_US: Final = 1.0  # ... and of the loop's
 
@@ -56,29 +59,59 @@ def _best(work: Callable[[], object]) -> float:
     return min(found) / CELLS / 1000
 
 
-def load(links: Sequence[LinkPeer], cost: Callable[[Format], Cost]) -> float:
-    """Return the share of a core that the links take when they are full of routes."""
-    total = 0.0
+class Load(NamedTuple):
+    """Shares of a core that links take when they are full of routes."""
+
+    own: float  # that one thread must do
+    shared: float  # that several can
+
+    def on(self, threads: int) -> float:
+        """Return the share of its core that the busiest thread takes."""
+        return self.own + self.shared * (1.0 if threads == 1 else SPREAD / threads)
+
+
+def load(links: Sequence[LinkPeer], cost: Callable[[Format], Cost]) -> Load:
+    """Return what the links take."""
+    own = shared = 0.0
     for link in links:
         schedule, (out, into) = link.schedule, cost(link.profile.format)
-        out += SEND_US[link.endpoint.transport]
-        into += RECEIVE_US
-        per_tick_us = schedule.cells_out * out + schedule.cells_in * into
-        total += per_tick_us * 1000 / schedule.tick_ns
-    return total
+        ticks_per_us = 1000 / schedule.tick_ns
+        sending = schedule.cells_out * SEND_US[link.endpoint.transport]
+        own += (sending + schedule.cells_in * RECEIVE_US) * ticks_per_us
+        shared += (schedule.cells_out * out + schedule.cells_in * into) * ticks_per_us
+    return Load(own, shared)
 
 
-def require(links: Sequence[LinkPeer], suite: Suite, engine: Engine) -> None:
-    """OperatorError if the data plane, which has one core, could not hold the links."""
+def _threads(needs: Load, wanted: int | None, cores: int) -> int:
+    """Choose as many threads as are wanted, or the fewest that have it easy; never more than cores."""
+    if wanted is not None:
+        return min(wanted, cores)
+    return next((n for n in range(1, cores) if needs.on(n) <= EASY), cores)
+
+
+def require(links: Sequence[LinkPeer], suite: Suite, engine: Engine, threads: int | None = None,
+            cores: int | None = None) -> int:  # fmt: skip
+    """Return how many threads the data plane is to have; OperatorError if it could not hold the links.
+
+    `threads` are wanted, None: as many as it takes; `cores` are those that this process may use, if not given.
+    """
     costs = {fmt: measure(suite, engine, fmt) for fmt in {link.profile.format for link in links}}
-    share = load(links, costs.__getitem__)
+    needs = load(links, costs.__getitem__)
+    usable = (cores or len(os.sched_getaffinity(0))) if engine.name == "native" else 1
+    chosen = _threads(needs, threads, usable)
+    share = needs.on(chosen)
     if share > SHARE:
         cells = sum(
             (link.schedule.cells_out + link.schedule.cells_in) * SECOND_NS // link.schedule.tick_ns
             for link in links
         )
         what = f"these links' {cells} cells a second need {share:.0%} of a core; {SHARE:.0%} can be had"
+        if chosen > 1:
+            what += f" ({chosen} threads share it)"
         hint = "configure fewer links, or slower profiles"
         if engine.name != "native" and suite is ANONNET_2026:
             hint += "; the native data plane carries more"
+        if chosen < usable:
+            hint += f"; or more data_plane.threads, of {usable} cores"
         raise OperatorError(what, hint)
+    return chosen

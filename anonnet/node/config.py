@@ -84,6 +84,12 @@ class DataPlaneSection(_Section, frozen=True):
     realtime_priority: Annotated[int, Meta(ge=0, le=99)] = 50  # SCHED_FIFO; 0 = off
     lock_memory: bool = True
     native: Literal["auto"] | bool = "auto"
+    threads: Literal["auto"] | Annotated[int, Meta(ge=1, le=64)] = "auto"
+
+    @property
+    def wants_threads(self) -> int | None:
+        """`threads`; None: as many as the links need."""
+        return None if self.threads == "auto" else self.threads
 
     @property
     def wants_native(self) -> bool | None:

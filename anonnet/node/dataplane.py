@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
 import time
 from collections.abc import Mapping
+from typing import Final
 
 from anonnet.crypto.suite import Suite
 from anonnet.net.driver import Driver
@@ -17,10 +19,12 @@ from anonnet.node.privileges import User, become, cling
 from anonnet.proto.engine import Engine
 from anonnet.proto.plane import Plane
 
+log: Final = logging.getLogger("anonnet")
 
-def run(config: Config, suite: Suite, engine: Engine, sockets: Mapping[tuple[str, int], socket.socket],
+
+def run(config: Config, suite: Suite, engine: Engine, threads: int, sockets: Mapping[tuple[str, int], socket.socket],
         end: socket.socket, user: User | None, plane: type[Plane] = Plane) -> None:  # fmt: skip
-    """Run until control says so or goes away."""
+    """Run, on so many threads, until control says so or goes away."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C goes to the whole group; control decides when to end
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGTSTP, signal.SIG_IGN)
@@ -29,5 +33,8 @@ def run(config: Config, suite: Suite, engine: Engine, sockets: Mapping[tuple[str
     driver = Driver(core, sockets, OrderPipe(end))
     cling(config.data_plane.realtime_priority, config.data_plane.lock_memory)
     become(user, keep_lock=config.data_plane.lock_memory)
+    had = engine.threads(threads)  # they inherit all this; before there is any key, so that each has its own copy
+    if had < threads:
+        log.warning("only %d of %d threads can be had", had, threads)
     with contextlib.suppress(ConnectionError):
         driver.run()

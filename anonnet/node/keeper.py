@@ -65,8 +65,8 @@ def run(config: Config, debug: bool, verbose: bool, plane: type[Plane] = Plane) 
         str(transport.bind4), str(transport.bind6),
     ))  # fmt: skip
     # Complain now, with the terminal at hand.
-    capacity.require([control.link_peer(peer, frozenset(sockets)) for peer in peers if peer.link],
-                     suite, engine)  # fmt: skip
+    links = [control.link_peer(peer, frozenset(sockets)) for peer in peers if peer.link]
+    threads = capacity.require(links, suite, engine, config.data_plane.wants_threads)
     listener = _listen(config.node.run_dir, user)
     session: Session | None = None
     try:
@@ -81,7 +81,7 @@ def run(config: Config, debug: bool, verbose: bool, plane: type[Plane] = Plane) 
         # Each child closes the other's end, or neither would see that the other has ended.
         def data_plane() -> None:
             for_control.close()
-            dataplane.run(config, suite, engine, sockets, for_plane, user, plane)
+            dataplane.run(config, suite, engine, threads, sockets, for_plane, user, plane)
 
         def control_plane() -> int:
             for_plane.close()
@@ -90,7 +90,8 @@ def run(config: Config, debug: bool, verbose: bool, plane: type[Plane] = Plane) 
         # Said now, when nothing can refuse any more: a refusal is one line.
         for warning in config.warnings:
             click.echo(f"anonnet-tun: warning: {warning}", err=True)
-        log.info("data plane: %s%s", engine.name, f" ({native.trouble})" if native.trouble else "")
+        kind = f"{engine.name}, {threads} threads" if threads > 1 else engine.name
+        log.info("data plane: %s%s", kind, f" ({native.trouble})" if native.trouble else "")
         children = {_fork("data plane", data_plane): "data plane", _fork("control", control_plane): "control"}
         for_control.close()
         for_plane.close()
