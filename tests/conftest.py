@@ -21,11 +21,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.fail("needs root: run `sudo make test`", pytrace=False)
 
 
-@pytest.fixture(params=["python", "native"], scope="session")
-def engine(request: pytest.FixtureRequest) -> Engine:
-    """Each of the two; without the native one its tests fail, as root's do without root."""
-    if request.param == "python":
-        return PYTHON
+@pytest.fixture(scope="session")
+def fast() -> Engine:
+    """The native engine; without it its tests fail, as root's do without root."""
     if NATIVE is None:
         pytest.fail(f"{native.trouble}: {native.HINT}", pytrace=False)
     return NATIVE
+
+
+@pytest.fixture(params=["python", "native"], scope="session")
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Each of the two."""
+    return PYTHON if request.param == "python" else request.getfixturevalue("fast")  # type: ignore[no-any-return]

@@ -26,7 +26,9 @@ CELLS: Final = 32  # timed at once
 TRIES: Final = 5  # the best counts: others may be at the caches
 SHARE: Final = 0.8  # of a core that the data plane may plan with; the rest is for its ends, and for the host
 EASY: Final = 0.4  # of a core that one thread does by itself: a second one costs more than it saves
-SPREAD: Final = 1.6  # how much more shared work takes in all: cells go from cache to cache (docs/performance.md)
+SPREAD: Final = (
+    1.6  # how much more shared work takes in all: cells go from cache to cache (docs/performance.md)
+)
 SEND_US: Final = {"raw": 3.0, "udp": 1.0}  # of the kernel's for each cell (docs/performance.md) ...
 RECEIVE_US: Final = 1.0  # ... and of the loop's
 
@@ -93,7 +95,7 @@ def require(links: Sequence[LinkPeer], suite: Suite, engine: Engine, threads: in
             cores: int | None = None) -> int:  # fmt: skip
     """Return how many threads the data plane is to have; OperatorError if it could not hold the links.
 
-    `threads` are wanted, None: as many as it takes; `cores` are those that this process may use, if not given.
+    `threads` are wanted, None: as many as it takes; `cores` can be used, None: all that this process may.
     """
     costs = {fmt: measure(suite, engine, fmt) for fmt in {link.profile.format for link in links}}
     needs = load(links, costs.__getitem__)

@@ -22,8 +22,9 @@ from anonnet.proto.plane import Plane
 log: Final = logging.getLogger("anonnet")
 
 
-def run(config: Config, suite: Suite, engine: Engine, threads: int, sockets: Mapping[tuple[str, int], socket.socket],
-        end: socket.socket, user: User | None, plane: type[Plane] = Plane) -> None:  # fmt: skip
+def run(config: Config, suite: Suite, engine: Engine, threads: int,
+        sockets: Mapping[tuple[str, int], socket.socket], end: socket.socket, user: User | None,
+        plane: type[Plane] = Plane) -> None:  # fmt: skip
     """Run, on so many threads, until control says so or goes away."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C goes to the whole group; control decides when to end
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -33,7 +34,9 @@ def run(config: Config, suite: Suite, engine: Engine, threads: int, sockets: Map
     driver = Driver(core, sockets, OrderPipe(end))
     cling(config.data_plane.realtime_priority, config.data_plane.lock_memory)
     become(user, keep_lock=config.data_plane.lock_memory)
-    had = engine.threads(threads)  # they inherit all this; before there is any key, so that each has its own copy
+    had = engine.threads(
+        threads
+    )  # they inherit all this; before there is any key, so that each has its own copy
     if had < threads:
         log.warning("only %d of %d threads can be had", had, threads)
     with contextlib.suppress(ConnectionError):

@@ -41,8 +41,8 @@ class Engine:
     fill: Callable[..., None]
     session: type[ReceiveSession]
     intake: type[Intake]
-    finish: Callable[[], None]  # seal what `fill` may have left for later: after the last link of a beat
-    threads: Callable[[int], int]  # have so many share the work, or as many as can be had; before any key
+    finish: Callable[[], None]  # seal what `fill` has left for later: after the last link of a beat
+    threads: Callable[[int], int]  # let so many share the work, or as many as can be had; before any key
 
     def __repr__(self) -> str:
         return self.name

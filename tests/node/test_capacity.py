@@ -9,7 +9,7 @@ from anonnet.errors import OperatorError
 from anonnet.ids import NodeId
 from anonnet.node import capacity
 from anonnet.node.capacity import Cost
-from anonnet.proto.engine import Engine, python
+from anonnet.proto.engine import PYTHON, Engine, python
 from anonnet.proto.link import LinkPeer
 from anonnet.proto.orders import Endpoint
 from anonnet.proto.profile import parse_profile
@@ -20,6 +20,32 @@ def link(profile: str, transport: str = "raw") -> LinkPeer:
     parsed = parse_profile(profile)
     endpoint = Endpoint(transport, "192.0.2.1", 0)
     return LinkPeer(NodeId(bytes(32)), bytes(32), endpoint, parsed, parsed.schedule(transport, 4))
+
+
+def test_threads_share_what_ciphers_do_and_nothing_else() -> None:
+    needs = capacity.load([link("100m")], lambda _: Cost(7.0, 9.0))
+    kernels, ciphers = (100e6 / 8 / 1252 * us * 1e-6 for us in (4, 16))
+    assert needs == pytest.approx((kernels, ciphers), rel=0.01)
+    assert needs.on(1) == pytest.approx(kernels + ciphers, rel=0.01)
+    assert needs.on(64) < kernels + 0.1 * ciphers
+    assert needs.on(1) > needs.on(2) > needs.on(3) > kernels
+
+
+def test_as_many_threads_as_the_links_need(fast: Engine) -> None:
+    """Slow links one; fast ones several, if there are cores; what was asked for, as far as there are."""
+
+    def threads(profile: str, wanted: int | None = None, cores: int = 8, engine: Engine = fast) -> int:
+        return capacity.require([link(profile)] * 2, ANONNET_2026, engine, wanted, cores)
+
+    assert threads("modem") == threads("t1") == 1
+    assert threads("t1", cores=1) == 1
+    assert threads("t1", wanted=3) == 3
+    assert threads("t1", wanted=3, cores=2) == 2
+    assert threads("t1", wanted=3, engine=PYTHON) == 1
+    enough = next(rate for rate in range(50, 2000, 50) if threads(f"{rate}m") > 1)
+    with pytest.raises(OperatorError, match=r"more data_plane\.threads, of 8 cores"):
+        threads("2g", wanted=1)
+    assert threads(f"{enough}m", cores=1) == 1
 
 
 @pytest.mark.parametrize("fmt", FORMATS.values(), ids=FORMATS)
@@ -33,12 +59,12 @@ def test_both_ways_of_all_links_count() -> None:
     """100m: 9984 cells a second each way, 1252 bytes each."""
     cells = 100e6 / 8 / 1252
     cost = Cost(7.0, 9.0)  # and the kernel's: 3 + 1
-    assert capacity.load([link("100m")], lambda _: cost) == pytest.approx(cells * 20e-6, rel=0.01)
-    assert capacity.load([link("100m")] * 3, lambda _: cost) == pytest.approx(cells * 60e-6, rel=0.01)
+    assert capacity.load([link("100m")], lambda _: cost).on(1) == pytest.approx(cells * 20e-6, rel=0.01)
+    assert capacity.load([link("100m")] * 3, lambda _: cost).on(1) == pytest.approx(cells * 60e-6, rel=0.01)
     udp = 100e6 / 8 / 1260 * 18e-6
-    assert capacity.load([link("100m", "udp")], lambda _: cost) == pytest.approx(udp, rel=0.01)
+    assert capacity.load([link("100m", "udp")], lambda _: cost).on(1) == pytest.approx(udp, rel=0.01)
     lopsided = capacity.load([link("1m/8m")], lambda _: Cost(0.0, 100.0))
-    assert lopsided == pytest.approx(8e6 / 8 / 1252 * 101e-6 + 1e6 / 8 / 1252 * 3e-6, rel=0.1)
+    assert lopsided.on(1) == pytest.approx(8e6 / 8 / 1252 * 101e-6 + 1e6 / 8 / 1252 * 3e-6, rel=0.1)
 
 
 def test_links_that_cannot_be_held_are_refused(engine: Engine) -> None:

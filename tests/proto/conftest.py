@@ -6,16 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from anonnet import native
-from anonnet.proto.engine import NATIVE, Engine
-
-
-@pytest.fixture(scope="session")
-def fast() -> Engine:
-    """The native engine."""
-    if NATIVE is None:
-        pytest.fail(f"{native.trouble}: {native.HINT}", pytrace=False)
-    return NATIVE
+from anonnet.proto.engine import Engine
 
 
 @pytest.fixture(scope="module", params=[1, 2, 3], ids="{}-threads".format)

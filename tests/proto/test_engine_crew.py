@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from itertools import count
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from anonnet.proto import orders as o
 from anonnet.proto.engine import PYTHON, Engine
-from anonnet.spec import ROUTE_CONTROL, ROUTE_NULL, SLOT_MASK, TAG_LEN, WIDE, DatagramType
+from anonnet.spec import ROUTE_CONTROL, ROUTE_NULL, SLOT_MASK, TAG_LEN, WIDE, DatagramType, Kind
 from anonnet.wire.cell import CELL_HEADER, CellRow, rows
 from anonnet.wire.datagram import HEADER, word
 from tests.proto.twins import HERE, LEFT, RIGHT, SEED, TICK, Twins, layer_keys
@@ -72,9 +72,9 @@ class Neighbours:
     def _sign(self, route: int, slot: int, row: CellRow) -> None:
         """Make it a cell that the relay recognises: a signal for itself."""
         row.body[:] = bytes(WIDE.body_len)
-        row.set_payload_header(1, 0, 0)
+        row.set_payload_header(Kind.SIGNAL, 0, 0)
         row.content[:] = self.random.randbytes(len(row.content))
-        self._forward[route].decipher((slot - 9) & SLOT_MASK, row)
+        self._forward[route].decipher(slot & SLOT_MASK, row)
 
 
 KINDS = ("next",) * 12 + ("again", "signal", "control", "null", "noise")
@@ -111,18 +111,15 @@ def test_the_busy_relay_is_busy(crew: Engine) -> None:
 
 @pytest.fixture
 def alone(fast: Engine) -> Iterator[Engine]:
-    """The native engine; whatever threads it is given, it has one in the end."""
+    """The native engine on one thread; whatever threads it is given, it has one in the end."""
+    fast.threads(1)
     yield fast
     fast.threads(1)
 
 
 def names() -> list[str]:
     """Return the names of this process's threads."""
-    found = []
-    for task in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{task}/comm") as file:
-            found.append(file.read().strip())
-    return sorted(found)
+    return sorted(path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm"))
 
 
 def test_threads_come_and_go(alone: Engine) -> None:
@@ -173,7 +170,6 @@ def test_without_its_workers_one_thread_does_it_all(fast: Engine, how: str) -> N
     before = {
         "fork": "",
         "one core": "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})",
-        # Threads need a stack: there is no more room for one than for what has been loaded.
         "no more threads": "import resource; resource.setrlimit(resource.RLIMIT_NPROC, (0, 0)); "
                            "os.setresuid(65534, 65534, 65534) if os.geteuid() == 0 else None",
     }[how]  # fmt: skip
@@ -181,19 +177,18 @@ def test_without_its_workers_one_thread_does_it_all(fast: Engine, how: str) -> N
     if how == "no more threads":
         script = script.replace("os._exit(7)", "os._exit(7 if had == 1 else 8)")
     arguments = ["fork"] if how == "fork" else []
-    done = subprocess.run([sys.executable, "-c", script, *arguments], timeout=60, check=False)  # noqa: S603
+    done = subprocess.run([sys.executable, "-c", script, *arguments], timeout=60, check=False)
     assert done.returncode == 7
 
 
 def test_they_take_no_signals(alone: Engine) -> None:
     """Python's handlers run in the thread that has Python; a blocked call there must be interrupted."""
     alone.threads(3)
-    main = threading.main_thread().native_id
-    for task in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{task}/status") as file:
-            status = dict(line.split(":", 1) for line in file)
-        blocked = int(status["SigBlk"], 16)
-        if status["Name"].strip().startswith("crew-"):
-            assert blocked & 1 << 14 and blocked & 1 << 1, status["Name"]  # SIGTERM, SIGINT
-        elif int(task) == main:
-            assert not blocked & 1 << 14
+    blocked = {}
+    for path in Path("/proc/self/task").glob("*/status"):
+        status = dict(line.split(":", 1) for line in path.read_text().splitlines())
+        blocked[status["Name"].strip()] = int(status["SigBlk"], 16)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        bit = 1 << (number - 1)
+        assert blocked["crew-1"] & blocked["crew-2"] & bit
+        assert not all(mask & bit for mask in blocked.values())

@@ -1,4 +1,4 @@
-"""Whole planes of the native engine and of its reference, Python: the same, whatever comes, on one thread and on several."""
+"""Whole planes of the native engine, on any threads, and of its reference: the same, whatever comes."""
 
 from __future__ import annotations
 
