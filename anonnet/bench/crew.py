@@ -2,8 +2,8 @@
 
     python -m anonnet.bench.crew [--links 8] [--routes 64] [--cells 512] [--threads 1 2]
 
-No sockets: what the kernel takes for each datagram is not in it, and stays on one thread. What comes in a tick
-comes in batches of the size that the driver receives, its links' bursts one after the other.
+No sockets: what the kernel takes for each datagram is not in it, and stays on one thread. What comes in a
+tick comes in batches of the size that the driver receives, its links' bursts one after the other.
 """
 
 from __future__ import annotations
