@@ -88,6 +88,11 @@ class Kind(IntEnum):
 PARITY_HEAD_LEN: Final = 2  # of a data cell's payload header that parity covers beside the content
 NO_FIRST: Final = 0xFFF  # payload header: no packet starts in this cell
 
+# -- section 6: trains ----------------------------------------------------------------------------
+
+MAX_TRAIN: Final = 16_384  # bytes of several TCP segments that travel as one packet
+SEGMENT_LEAST: Final = 256  # bytes of payload of each of them
+
 # -- section 7: inner addresses -------------------------------------------------------------------
 # Every caller has the same, so they say nothing. RFC 6333 gives 192.0.0.0/29 this very role
 # (every B4 may use 192.0.0.2); the IPv6 ones are from a unique local prefix (RFC 4193).

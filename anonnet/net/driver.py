@@ -18,16 +18,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 from anonnet.net.mmsg import Receiver, Sender, send_one
+from anonnet.net.tunfile import TunFile
 from anonnet.proto.lane import PlaneLink
 from anonnet.proto.orders import AttachTun, DetachTun, Order, Report, Stop
 from anonnet.proto.pacer import LEAD_BASE_NS, Beat
 from anonnet.proto.plane import Plane
 
 IDLE_NS: Final = 200_000_000  # longest sleep: nothing depends on it
-PACKETS: Final = 64  # read from a TUN at once
 DATAGRAMS: Final = 32  # received at once; what one batch costs is how late a tick may be
 NAP_S: Final = 0.01  # longest time that a relay leaves what comes unread
-PACKET_LEN: Final = 65_536
 
 
 class Orders(Protocol):
@@ -57,7 +56,7 @@ class Driver:
         self._clock = clock
         self._receivers = {s.fileno(): Receiver(s, transport) for (transport, _), s in sockets.items()}
         self._senders: dict[int, Sender] = {}
-        self._tuns: dict[str, int] = {}
+        self._tuns: dict[str, TunFile] = {}
         self._roles: dict[int, str] = {}
         self._waiting: list[tuple[Beat, list[PlaneLink]]] = []  # sealed, not yet due
         self._running = True
@@ -159,7 +158,7 @@ class Driver:
             if isinstance(order, AttachTun) and descriptor is not None:
                 self._detach(order.role)
                 os.set_blocking(descriptor, False)
-                self._tuns[order.role] = descriptor
+                self._tuns[order.role] = TunFile(descriptor)
                 self._roles[descriptor] = order.role
                 self._watch()
             elif isinstance(order, DetachTun):
@@ -170,34 +169,31 @@ class Driver:
                 self._plane.obey(order)
 
     def _detach(self, role: str) -> None:
-        descriptor = self._tuns.pop(role, None)
-        if descriptor is not None:
-            del self._roles[descriptor]
+        tun = self._tuns.pop(role, None)
+        if tun is not None:
+            del self._roles[tun.fd]
             # The last to close a TUN waits for the kernel to take the device apart: 20 ms, four ticks of t3.
-            self._orders.give_back(descriptor)
+            self._orders.give_back(tun.fd)
             self._watch()
 
     def _read_tun(self, fd: int) -> None:
-        packets: list[bytearray] = []
+        role = self._roles[fd]
         try:
-            for _ in range(PACKETS):
-                packets.append(bytearray(os.read(fd, PACKET_LEN)))
-        except BlockingIOError:
-            pass
+            packets = self._tuns[role].read()
         except OSError:  # somebody deleted the device
-            self._detach(self._roles[fd])
+            self._detach(role)
             return
-        self._plane.packets(self._roles[fd], packets)
+        self._plane.packets(role, packets)
 
     def _write_tuns(self) -> None:
         for role, packets in self._plane.to_tun.items():
             if not packets:
                 continue
-            fd = self._tuns.get(role)
-            if fd is not None:
+            tun = self._tuns.get(role)
+            if tun is not None:
                 for packet in packets:
                     try:
-                        os.write(fd, packet)
+                        tun.write(packet)
                     except OSError:  # no room, or not to the kernel's taste: lost, as on any link
                         continue
             packets.clear()

@@ -13,12 +13,14 @@ from typing import Final
 
 from anonnet.proto.redundancy import STRIPE, Coded, Mirror, Recovery, Redundancy, Sender, Stripe
 from anonnet.proto.segment import MAX_PACKET, Reassembler, Segmenter
+from anonnet.proto.train import sound
 from anonnet.proto.waiting import Waiting
-from anonnet.spec import TUN_MTU, Format, Kind
+from anonnet.spec import MAX_TRAIN, TUN_MTU, Format, Kind
 from anonnet.wire.cell import CellRow
 
 HOLD_NS: Final = 40_000_000  # how long a missing cell is waited for ...
 HOLD_CELLS: Final = 4  # ... and for so many cells' time of the slowest route more if there are several
+_SECOND: Final = 1_000_000_000
 
 
 class Circuit:
@@ -36,7 +38,7 @@ class Circuit:
         self._incoming: dict[int, float] = {}
         self._waiting = Waiting()
         self._segmenter = Segmenter(fmt.content_len, self._waiting.pop)
-        self._reassembler = Reassembler(fmt.content_len, HOLD_NS, max_packet=TUN_MTU)
+        self._reassembler = Reassembler(fmt.content_len, HOLD_NS, max_packet=MAX_TRAIN)
         self._prepare = prepare
         self._finish = finish
         self._deliver = deliver
@@ -89,7 +91,7 @@ class Circuit:
         if not rate:
             del self._incoming[route]
         slowest = min(self._incoming.values()) if len(self._incoming) > 1 else 0
-        apart = HOLD_CELLS * 1_000_000_000 / slowest if slowest else 0
+        apart = HOLD_CELLS * _SECOND / slowest if slowest else 0
         self._reassembler.hold_ns = HOLD_NS + int(apart)
 
     def leave(self, route: int) -> None:
@@ -98,7 +100,7 @@ class Circuit:
         self.resize(route, 0)
 
     def send(self, packet: bytearray) -> None:
-        """A packet from the TUN, rewritten in place, to be cut into cells."""
+        """A packet or train from the TUN, rewritten in place and now the circuit's, to be cut into cells."""
         if 0 < len(packet) <= MAX_PACKET and self._prepare(packet):
             self._waiting.push(packet)
         else:
@@ -124,7 +126,7 @@ class Circuit:
     def _hand_over(self, packets: list[bytes]) -> None:
         for whole in packets:
             packet = bytearray(whole)
-            if self._finish(packet):
+            if (len(packet) <= TUN_MTU or sound(packet)) and self._finish(packet):
                 self._deliver(packet)
             else:
                 self._rejected += 1

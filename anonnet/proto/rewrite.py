@@ -9,6 +9,8 @@ direction: `delta`. Where two changes cancel, nothing is written: an IPv4 header
 its address, because its checksum changes against it; likewise an embedded packet's, where its checksum
 covers its addresses and is there.
 
+A train (proto.train) has no checksum but its IPv4 header's.
+
 A packet that is malformed, that does not carry the address it must (a caller's spoofed source), or whose
 IPv6 routing header would still change its destination, is refused, unchanged.
 """
@@ -19,7 +21,7 @@ import struct
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, TypeAlias
 
-from anonnet.spec import INNER4_CALLER, INNER6_CALLER
+from anonnet.spec import INNER4_CALLER, INNER6_CALLER, TUN_MTU
 
 Packet: TypeAlias = bytearray | memoryview
 
@@ -150,7 +152,7 @@ def _rewrite4(packet: Packet, change: _Change) -> bool:
     header = (lengths & 15) << 2
     if total != size or not HEAD4.size <= header <= size:
         return False
-    if not fragment & FRAGMENT_OFFSET:
+    if size <= TUN_MTU and not fragment & FRAGMENT_OFFSET:
         if (offset := CHECKSUM_AT.get(protocol)) is not None:
             if header + offset + 2 > size:
                 return False
@@ -197,7 +199,7 @@ def _rewrite6(packet: Packet, change: _Change) -> bool:
     if length + HEAD6.size != size or (found := upper_layer(packet, protocol)) is None:
         return False
     protocol, at = found
-    if (offset := CHECKSUM6_AT.get(protocol)) is not None:
+    if size <= TUN_MTU and (offset := CHECKSUM6_AT.get(protocol)) is not None:
         if at + offset + 2 > size:
             return False
         delta = change.delta

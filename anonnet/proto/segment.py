@@ -29,10 +29,10 @@ class Segmenter:
     `take` hands over the next packet, of 1 to MAX_PACKET bytes, or None if none waits.
     """
 
-    def __init__(self, content_len: int, take: Callable[[], bytes | None]) -> None:
+    def __init__(self, content_len: int, take: Callable[[], bytes | bytearray | None]) -> None:
         self._content_len = content_len
         self._take = take
-        self._head = b""  # the packet being sent, after its length, and how much of it has gone
+        self._head: bytes = b""  # the packet being sent, after its length, and how much of it has gone
         self._head_at = 0
         self._sequence = 0
         self._zeros = memoryview(bytes(content_len))

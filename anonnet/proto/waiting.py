@@ -3,7 +3,8 @@
 A download fills whatever queue it finds, and a key press behind it waits for all of that. So each flow has a
 queue of its own, they take turns by bytes, one that had nothing waiting goes first (FQ-CoDel, RFC 8290), and
 a flow whose packets keep waiting longer than a short while loses one from time to time, which TCP understands
-(CoDel, RFC 8289). None of it can be seen on a wire: the slots go out all the same.
+(CoDel, RFC 8289). Segments that wait one behind another are joined (proto.train), so that there is one
+header for all. None of it can be seen on a wire: the slots go out all the same.
 
     push --> flow --.                        new: had nothing waiting; goes first, once
              flow --+-- new, then old --> pop --> cells
@@ -18,7 +19,8 @@ from typing import Final
 from zlib import crc32
 
 from anonnet.proto.rewrite import HEAD6, TCP, UDP
-from anonnet.spec import TUN_MTU
+from anonnet.proto.train import cut, join, segment_of, tcp_at
+from anonnet.spec import MAX_TRAIN, TUN_MTU
 
 # Longer than RFC 8289's 5 and 100 ms. Who else waits does not depend on it, since flows take turns. A round
 # trip through a circuit may take several hundred ms; and BBR, which many servers use, keeps a queue of about
@@ -28,6 +30,7 @@ INTERVAL_NS: Final = 250_000_000  # ... for so long is not a burst
 LIMIT_NS: Final = 300_000_000  # nor does all that waits come to more than this
 LEAST_LIMIT: Final = 8 * TUN_MTU  # bytes
 QUANTUM: Final = TUN_MTU
+TRAIN_NS: Final = 3_000_000  # longest time that a train takes others' turns
 BUCKETS: Final = 256  # flows that meet in one share its turns
 PART: Final = 32  # of the fullest flow's packets, one in so many is dropped when all is full
 _FRAGMENT: Final = 0x3FFF  # more fragments, or an offset
@@ -42,7 +45,7 @@ class Flow:
                  "queued", "size")  # fmt: skip
 
     def __init__(self) -> None:
-        self.packets: deque[tuple[int, bytes]] = deque()  # came at, packet
+        self.packets: deque[tuple[int, bytearray]] = deque()  # came at, packet
         self.size = 0  # bytes
         self.queued = False  # in `new` or `old`
         self.deficit = 0
@@ -62,6 +65,7 @@ class Waiting:
         self._limit = LEAST_LIMIT
         self._target = TARGET_NS
         self._interval = INTERVAL_NS
+        self._train = TUN_MTU  # bytes of the longest train
         self._flows: dict[int, Flow] = {}
         self._new: deque[Flow] = deque()
         self._old: deque[Flow] = deque()
@@ -72,16 +76,30 @@ class Waiting:
             self._target = max(TARGET_NS, int(3 * TUN_MTU * _SECOND / rate))
             self._interval = max(INTERVAL_NS, 2 * self._target)
         self._limit = max(int(rate * LIMIT_NS / _SECOND), LEAST_LIMIT)
+        self._train = min(int(rate * TRAIN_NS / _SECOND), MAX_TRAIN)
 
-    def push(self, packet: bytes | bytearray) -> None:
-        """Queue a packet; when all is full, the flow that has most waiting pays for it."""
+    def push(self, packet: bytearray) -> None:
+        """Queue a packet or train, now this queue's; when all is full, the flow that has most pays for it."""
+        if len(packet) <= max(self._train, TUN_MTU):
+            self._push(packet)
+        else:
+            for piece in cut(packet, segment_of(packet, tcp_at(packet)), self._train):
+                self._push(piece)
+
+    def _push(self, packet: bytearray) -> None:
         bucket = _bucket(packet)
         flow = self._flows.get(bucket)
         if flow is None:
             flow = self._flows[bucket] = Flow()
-        flow.packets.append((self.now, bytes(packet)))
-        flow.size += len(packet)
-        self.backlog += len(packet)
+        last = flow.packets[-1][1] if flow.packets else packet
+        size = len(last)
+        if last is not packet and join(last, packet, self._train):
+            gained = len(last) - size
+        else:
+            flow.packets.append((self.now, packet))
+            gained = len(packet)
+        flow.size += gained
+        self.backlog += gained
         if not flow.queued:
             flow.queued = True
             flow.deficit = QUANTUM
@@ -89,7 +107,7 @@ class Waiting:
         if self.backlog > self._limit:
             self._relieve()
 
-    def pop(self) -> bytes | None:
+    def pop(self) -> bytearray | None:
         """Take the packet whose turn it is; None if nothing waits."""
         new, old = self._new, self._old
         while new or old:
@@ -118,7 +136,7 @@ class Waiting:
             self._take(flow)
             self.dropped += 1
 
-    def _take(self, flow: Flow) -> tuple[int, bytes]:
+    def _take(self, flow: Flow) -> tuple[int, bytearray]:
         came_at, packet = flow.packets.popleft()
         flow.size -= len(packet)
         self.backlog -= len(packet)
@@ -126,7 +144,7 @@ class Waiting:
 
     # -- CoDel, RFC 8289 section 5 ----------------------------------------------------------------
 
-    def _next(self, flow: Flow) -> bytes | None:
+    def _next(self, flow: Flow) -> bytearray | None:
         packet, late = self._look(flow)
         if flow.dropping:
             flow.dropping = late
@@ -146,7 +164,7 @@ class Waiting:
             flow.drop_next = self.now + self._spacing(flow.count)
         return packet
 
-    def _look(self, flow: Flow) -> tuple[bytes | None, bool]:
+    def _look(self, flow: Flow) -> tuple[bytearray | None, bool]:
         """Take a flow's next packet; tell whether its packets have been waiting too long for too long."""
         if not flow.packets:
             flow.first_above = 0

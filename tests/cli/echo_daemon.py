@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from anonnet.net.tunfile import TunFile
 from anonnet.node import api
 
 HOPS = ("r1" * 16, "r2" * 16, "x1" * 16)
@@ -32,7 +33,7 @@ def serve(run_dir: Path, mood: str) -> None:
     while True:
         readable, _, _ = select.select([listener, tun] if tun >= 0 else [listener], [], [])
         if tun in readable:
-            answer_ping(tun, mood)
+            answer_ping(TunFile(tun), mood)
         if listener in readable:
             peer, _ = listener.accept()
             line, fds, _, _ = socket.recv_fds(peer, 65536, 1)
@@ -73,9 +74,13 @@ def answer(request: api.Request, up: bool) -> msgspec.Struct:
     return api.Status(api.SCHEMA, "me" * 16, "up" if up else "down", exit_, circuits, links)
 
 
-def answer_ping(tun: int, mood: str) -> None:
+def answer_ping(tun: TunFile, mood: str) -> None:
     """Turn an ICMP echo request round in place."""
-    packet = bytearray(os.read(tun, 2048))
+    for packet in tun.read():
+        _answer(tun, packet, mood)
+
+
+def _answer(tun: TunFile, packet: bytearray, mood: str) -> None:
     if mood == "deaf" or packet[0] >> 4 != 4 or packet[9] != socket.IPPROTO_ICMP:
         return
     header = (packet[0] & 15) * 4
@@ -86,7 +91,7 @@ def answer_ping(tun: int, mood: str) -> None:
     checksum = int.from_bytes(packet[header + 2 : header + 4], "big") + (ECHO_REQUEST << 8)  # RFC 1624
     checksum = (checksum & 0xFFFF) + (checksum >> 16)
     packet[header + 2 : header + 4] = checksum.to_bytes(2, "big")
-    os.write(tun, packet)
+    tun.write(packet)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from scapy.packet import Packet, Raw
 from tun_namespaces import HOST, OUTSIDE, Wire, inside, interrupted, sh, snapshot, udp
 
 from anonnet.errors import OperatorError
+from anonnet.net.tunfile import TunFile
 from anonnet.tun.apply import Session, apply_all
 from anonnet.tun.exit import ExitSettings, gather_exit_facts, plan_exit
 from anonnet.tun.firewall import link_table
@@ -42,15 +43,18 @@ class Circuits:
     """What the data plane does: writes callers' packets to the exit's TUN, and reads what comes back."""
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self._tun = TunFile(fd)
+        self._came: list[bytearray] = []
 
     def send(self, packet: Packet) -> None:
-        os.write(self._fd, bytes(packet))
+        self._tun.write(bytearray(bytes(packet)))
 
     def receive(self) -> Packet:
         while True:
-            assert select.select([self._fd], [], [], 5)[0], "nothing came back"
-            data = os.read(self._fd, 65536)
+            if not self._came:
+                assert select.select([self._tun.fd], [], [], 5)[0], "nothing came back"
+                self._came = self._tun.read()
+            data = bytes(self._came.pop(0))
             packet = (IP if data[0] >> 4 == 4 else IPv6)(data)
             if packet.dst != "ff02::16":  # the kernel's own listener reports come when they please
                 return packet

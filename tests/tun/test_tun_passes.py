@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import struct
 from pathlib import Path
@@ -15,7 +14,7 @@ from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, I
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet
 from scapy.utils6 import in6_getnsma
-from tun_namespaces import HOST, OUTSIDE, Wire, drain, inside, raw, sh, udp
+from tun_namespaces import HOST, OUTSIDE, Wire, drain, give, inside, raw, sh, udp
 from tun_probes import probes
 from tun_ups import raised, up_and_die
 
@@ -230,8 +229,8 @@ def test_the_exit_cannot_open_connections_to_this_host(settings: UpSettings) -> 
             stranger = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             stranger.bind(("192.0.0.2", 7001))
             stranger.setblocking(False)
-            os.write(tun.fd, _udp_packet(other, inner, 9, 7001, b"knock"))
-            os.write(tun.fd, _udp_packet(source, inner, 9, 7000, b"answer"))
+            give(tun.fd, _udp_packet(other, inner, 9, 7001, b"knock"))
+            give(tun.fd, _udp_packet(source, inner, 9, 7000, b"answer"))
             assert listener.recv(100) == b"answer"
             with pytest.raises(BlockingIOError):
                 stranger.recv(100)

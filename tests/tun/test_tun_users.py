@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tun_namespaces import HOST, drain, inside, sh
+from tun_namespaces import HOST, drain, give, inside, sh
 
 from anonnet.proto.isolation import CLASSES
 from anonnet.tun import host
@@ -158,7 +158,7 @@ def test_what_the_kernel_sends_after_a_program_has_ended_is_still_its_users(sett
             as_user(CAROL, say(SERVER6))
             drain(fd)
             child = begin_as(ALICE, farewell)
-            os.write(fd, accepting(wait_for(fd, lambda packet: packet[33] == 2)))
+            give(fd, accepting(wait_for(fd, lambda packet: packet[33] == 2)))
             fins = [wait_for(fd, lambda packet: bool(packet[33] & 1)) for _ in range(3)]
             assert os.waitpid(child, 0)[1] == 0
             assert len({packet[24:28] for packet in fins[1:]}) == 1  # one FIN, twice

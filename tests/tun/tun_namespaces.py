@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import select
 import signal
 import socket
 import subprocess
@@ -22,6 +21,7 @@ from typing import Any
 from pyroute2 import netns
 
 from anonnet.lab.namespaces import processes
+from anonnet.net.tunfile import TunFile
 from anonnet.tun import apply
 from anonnet.tun.actions import Action
 from anonnet.tun.device import Tun
@@ -188,9 +188,11 @@ def udp(data: bytes, to: str, port: int, *, mark: int = 0, device: str = "", sou
         sender.sendto(data, (to, port))
 
 
+def give(fd: int, packet: bytes) -> None:
+    """Let a packet come out of the TUN."""
+    TunFile(fd).write(bytearray(packet))
+
+
 def drain(fd: int) -> list[bytes]:
     """Return the packets waiting in the TUN."""
-    found = []
-    while select.select([fd], [], [], 0)[0]:
-        found.append(os.read(fd, 65536))
-    return found
+    return [bytes(packet) for packet in TunFile(fd).read()]
