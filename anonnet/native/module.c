@@ -48,6 +48,7 @@ static PyMethodDef functions[] = {
     {"fill", (PyCFunction)(void (*)(void))outbox_fill, METH_FASTCALL, NULL},
     {"finish", batch_finish, METH_NOARGS, NULL},
     {"threads", crew_threads, METH_O, NULL},
+    {"join", (PyCFunction)(void (*)(void))train_join, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -61,7 +62,7 @@ static struct PyModuleDef definition = {
 
 static PyTypeObject *const types[] = {
     &SealerType, &OpenerType, &LayerType, &OnionType, &ReplayWindowType, &SlotWindowType, &ForwardQueueType,
-    &InletType, &OutletType, &LaneType, &ReceiveSessionType, &IntakeType,
+    &InletType, &OutletType, &LaneType, &ReceiveSessionType, &IntakeType, &SegmenterType, &UnpackerType,
 };
 
 static int add_all(PyObject *module)

@@ -193,6 +193,13 @@ int place_seal(const Place *place, int who);
 int batch_add(Place place, PyObject *keeper);
 int batch_keep(Py_buffer *memory, AeadObject *sealer); /* takes over the outbox's memory */
 PyObject *batch_finish(PyObject *module, PyObject *unused);
+/* -- segment.c ---------------------------------------------------------------------------------------- */
+
+extern PyTypeObject SegmenterType, UnpackerType;
+
+/* -- train.c ------------------------------------------------------------------------------------------ */
+
+PyObject *train_join(PyObject *module, PyObject *const *args, Py_ssize_t count);
 
 /* -- module.c ----------------------------------------------------------------------------------------- */
 

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from anonnet.proto.redundancy import STRIPE, Coded, Mirror, Recovery, Redundancy, Sender, Stripe
-from anonnet.proto.segment import MAX_PACKET, Reassembler, Segmenter
+from anonnet.proto.segment import MAX_PACKET, Reassembler
 from anonnet.proto.train import sound
 from anonnet.proto.waiting import Waiting
 from anonnet.spec import MAX_TRAIN, TUN_MTU, Format, Kind
 from anonnet.wire.cell import CellRow
+
+if TYPE_CHECKING:
+    from anonnet.proto.engine import Engine
 
 HOLD_NS: Final = 40_000_000  # how long a missing cell is waited for ...
 HOLD_CELLS: Final = 4  # ... and for so many cells' time of the slowest route more if there are several
@@ -27,7 +30,7 @@ class Circuit:
     """One end of a circuit. `deliver` takes whole packets; rates are in cells per second."""
 
     def __init__(
-        self, handle: int, fmt: Format,
+        self, handle: int, fmt: Format, engine: Engine,
         prepare: Callable[[bytearray], bool], finish: Callable[[bytearray], bool],
         deliver: Callable[[bytearray], None],
     ) -> None:  # fmt: skip
@@ -36,9 +39,9 @@ class Circuit:
         self._rejected = 0
         self._rates: dict[int, float] = {}
         self._incoming: dict[int, float] = {}
-        self._waiting = Waiting()
-        self._segmenter = Segmenter(fmt.content_len, self._waiting.pop)
-        self._reassembler = Reassembler(fmt.content_len, HOLD_NS, max_packet=MAX_TRAIN)
+        self._waiting = Waiting(engine.join)
+        self._segmenter = engine.segmenter(fmt.content_len, self._waiting.pop)
+        self._reassembler = Reassembler(engine.unpacker(fmt.content_len, MAX_TRAIN), HOLD_NS)
         self._prepare = prepare
         self._finish = finish
         self._deliver = deliver
@@ -123,9 +126,8 @@ class Circuit:
         if deadline is not None and deadline <= now:
             self._hand_over(self._reassembler.on_deadline(now))
 
-    def _hand_over(self, packets: list[bytes]) -> None:
-        for whole in packets:
-            packet = bytearray(whole)
+    def _hand_over(self, packets: list[bytearray]) -> None:
+        for packet in packets:
             if (len(packet) <= TUN_MTU or sound(packet)) and self._finish(packet):
                 self._deliver(packet)
             else:

@@ -17,7 +17,9 @@ from anonnet.crypto.suite import ANONNET_2026, Open, Seal, Suite
 from anonnet.errors import OperatorError
 from anonnet.proto.intake import Intake, ReceiveSession
 from anonnet.proto.queue import SLIP_SPACING, ForwardQueue, Sizes
+from anonnet.proto.segment import Segmenter, Unpacker
 from anonnet.proto.slots import Lane, fill
+from anonnet.proto.train import Join, join
 from anonnet.proto.transit import Inlet, Outlet
 from anonnet.proto.window import SlotWindow
 from anonnet.spec import Format
@@ -43,6 +45,9 @@ class Engine:
     intake: type[Intake]
     finish: Callable[[], None]  # seal what `fill` has left for later: after the last link of a beat
     threads: Callable[[int], int]  # let so many share the work, or as many as can be had; before any key
+    segmenter: type[Segmenter]
+    unpacker: type[Unpacker]
+    join: Join
 
     def __repr__(self) -> str:
         return self.name
@@ -67,6 +72,9 @@ def python(suite: Suite) -> Engine:
         intake=Intake,
         finish=lambda: None,
         threads=lambda _wanted: 1,
+        segmenter=Segmenter,
+        unpacker=Unpacker,
+        join=join,
     )
 
 
@@ -91,6 +99,9 @@ def _native() -> Engine | None:
         intake=module.Intake,
         finish=module.finish,
         threads=module.threads,
+        segmenter=module.Segmenter,
+        unpacker=module.Unpacker,
+        join=module.join,
     )
 
 

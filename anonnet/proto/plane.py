@@ -276,12 +276,12 @@ class Plane:
             raise Malformed("a circuit's routes must all carry one format")
         if circuit is None and caller:
             admits = partial(self._admits, order.number)
-            circuit = Circuit(order.circuit, link.format, self._normaliser.outward, admits,
+            circuit = Circuit(order.circuit, link.format, self.engine, self._normaliser.outward, admits,
                               self.to_tun["caller"].append)  # fmt: skip
             self._callers.circuits[order.number] = circuit
         elif circuit is None:
             rewriter = Rewriter(order.pool4, order.pool6)
-            circuit = Circuit(order.circuit, link.format, rewriter.inward, rewriter.outward,
+            circuit = Circuit(order.circuit, link.format, self.engine, rewriter.inward, rewriter.outward,
                               self.to_tun["exit"].append)  # fmt: skip
             self._by_pool[order.pool4] = self._by_pool[order.pool6] = circuit
         self._circuits[order.circuit] = route.circuit = circuit

@@ -79,6 +79,65 @@ class Segmenter:
         self._sequence = (self._sequence + 1) & SLOT_MASK
 
 
+class Unpacker:
+    """Takes packets out of payloads that come in order. `malformed` counts cells that contradict themselves.
+
+    Packets longer than `max_packet` bytes are malformed.
+    """
+
+    def __init__(self, content_len: int, max_packet: int) -> None:
+        self._content_len = content_len
+        self._max_packet = max_packet
+        self._parts = bytearray()  # of the packet that goes on in the next cell
+        self._missing = 0  # how many bytes of it are still to come
+        self.malformed = 0
+
+    def drop(self) -> None:
+        """Forget the packet that goes on: the next payload is missing."""
+        self._parts = bytearray()
+        self._missing = 0
+
+    def take(self, payload: bytes | memoryview, packets: list[bytearray]) -> None:
+        """Append the packets that end in a payload (header and content)."""
+        data = bytes(payload)
+        room = self._content_len
+        if data[0] >> 4 == Kind.GROUPED:
+            room -= PARITY_HEAD_LEN
+        end = PAYLOAD_HEADER_LEN + room
+        first = (data[0] << 8 | data[1]) & NO_FIRST
+        if missing := self._missing:
+            if first in (NO_FIRST, missing):
+                self._parts += data[PAYLOAD_HEADER_LEN : min(end, PAYLOAD_HEADER_LEN + missing)]
+                self._missing = max(0, missing - room)
+                if not self._missing:
+                    packets.append(self._parts)
+                    self._parts = bytearray()
+            else:
+                self.malformed += 1
+                self.drop()
+        if first == NO_FIRST:
+            return
+        at = PAYLOAD_HEADER_LEN + first
+        if at + LENGTH_LEN > end or not data[at] << 8 | data[at + 1]:
+            self.malformed += 1
+            return
+        while at + LENGTH_LEN <= end:
+            size = data[at] << 8 | data[at + 1]
+            if not size:
+                return
+            if size > self._max_packet:
+                self.malformed += 1
+                return
+            at += LENGTH_LEN
+            stop = at + size
+            if stop > end:
+                self._parts = bytearray(data[at:end])
+                self._missing = stop - end
+                return
+            packets.append(bytearray(data[at:stop]))
+            at = stop
+
+
 @dataclass(slots=True)
 class Counts:
     """What became of cells that did not simply come in order."""
@@ -93,52 +152,52 @@ class Reassembler:
     """Puts packets together again, in order. One per circuit and direction.
 
     A cell that comes before its turn is held until the missing ones are there, for at most `hold_ns`, and
-    at most `max_held` are. Packets longer than `max_packet` bytes are malformed.
+    at most `max_held` are. The rest is as in `unpacker`.
     """
 
-    def __init__(
-        self, content_len: int, hold_ns: int, max_held: int = MAX_HELD, max_packet: int = MAX_PACKET
-    ) -> None:
-        self._content_len = content_len
+    def __init__(self, unpacker: Unpacker, hold_ns: int, max_held: int = MAX_HELD) -> None:
+        self._unpacker = unpacker
         self.hold_ns = hold_ns
         self._max_held = max_held
-        self._max_packet = max_packet
         self._next = 0  # sequence number
         self._held: dict[int, tuple[int, bytes]] = {}  # sequence: came at, payload; oldest first
         self._gaps: deque[tuple[int, int]] = deque(maxlen=_RECENT_GAPS)  # given up on: first, how many
-        self._parts: list[bytes] = []  # of the packet that goes on in the next cell
-        self._missing = 0  # how many bytes of it are still to come
-        self.counts = Counts()
+        self._counts = Counts()
 
-    def receive(self, payload: memoryview, now: int) -> list[bytes]:
+    @property
+    def counts(self) -> Counts:
+        """What became of cells that did not simply come in order."""
+        self._counts.malformed = self._unpacker.malformed
+        return self._counts
+
+    def receive(self, payload: memoryview, now: int) -> list[bytearray]:
         """Take in a DATA cell's payload (header and content); return the packets now ready, in order."""
-        data = bytes(payload)  # the row is used again
-        sequence = PAYLOAD_HEADER.unpack_from(data)[1]
-        packets: list[bytes] = []
+        sequence = PAYLOAD_HEADER.unpack_from(payload)[1]
+        packets: list[bytearray] = []
         if sequence == self._next:
-            self._take(data, packets)
+            self._take(payload, packets)
             if self._held:
                 self._take_held(packets)
                 self._expire(now, packets)
             return packets
         if (sequence - self._next) & SLOT_MASK >= _HALF:
             if any((sequence - first) & SLOT_MASK < count for first, count in self._gaps):
-                self.counts.late += 1
+                self._counts.late += 1
             else:
-                self.counts.duplicate += 1
+                self._counts.duplicate += 1
         elif sequence in self._held:
-            self.counts.duplicate += 1
+            self._counts.duplicate += 1
         else:
-            self._held[sequence] = (now, data)
+            self._held[sequence] = (now, bytes(payload))  # the row is used again
             if len(self._held) > self._max_held:
                 self._skip_gap(packets)
         if self._held:
             self._expire(now, packets)
         return packets
 
-    def on_deadline(self, now: int) -> list[bytes]:
+    def on_deadline(self, now: int) -> list[bytearray]:
         """Give up on cells that have been missing for `hold_ns`; return the packets that waited."""
-        packets: list[bytes] = []
+        packets: list[bytearray] = []
         self._expire(now, packets)
         return packets
 
@@ -148,63 +207,23 @@ class Reassembler:
             return came_at + self.hold_ns
         return None
 
-    def _expire(self, now: int, packets: list[bytes]) -> None:
+    def _expire(self, now: int, packets: list[bytearray]) -> None:
         while (deadline := self.next_deadline()) is not None and deadline <= now:
             self._skip_gap(packets)
 
-    def _skip_gap(self, packets: list[bytes]) -> None:
+    def _skip_gap(self, packets: list[bytearray]) -> None:
         """Go on with the first held cell, without those missing before it."""
         count = min((sequence - self._next) & SLOT_MASK for sequence in self._held)
-        self.counts.lost += count
+        self._counts.lost += count
         self._gaps.append((self._next, count))
         self._next = (self._next + count) & SLOT_MASK
-        self._drop_partial()
+        self._unpacker.drop()
         self._take_held(packets)
 
-    def _take_held(self, packets: list[bytes]) -> None:
+    def _take_held(self, packets: list[bytearray]) -> None:
         while (held := self._held.pop(self._next, None)) is not None:
             self._take(held[1], packets)
 
-    def _drop_partial(self) -> None:
-        self._parts.clear()
-        self._missing = 0
-
-    def _take(self, data: bytes, packets: list[bytes]) -> None:
-        """Take the packets out of the payload that is next in order."""
+    def _take(self, data: bytes | memoryview, packets: list[bytearray]) -> None:
         self._next = (self._next + 1) & SLOT_MASK
-        room = self._content_len
-        if data[0] >> 4 == Kind.GROUPED:
-            room -= PARITY_HEAD_LEN
-        end = PAYLOAD_HEADER_LEN + room
-        first = (data[0] << 8 | data[1]) & NO_FIRST
-        if missing := self._missing:
-            if first in (NO_FIRST, missing):
-                self._parts.append(data[PAYLOAD_HEADER_LEN : min(end, PAYLOAD_HEADER_LEN + missing)])
-                self._missing = max(0, missing - room)
-                if not self._missing:
-                    packets.append(b"".join(self._parts))
-                    self._parts.clear()
-            else:
-                self.counts.malformed += 1
-                self._drop_partial()
-        if first == NO_FIRST:
-            return
-        at = PAYLOAD_HEADER_LEN + first
-        if at + LENGTH_LEN > end or not data[at] << 8 | data[at + 1]:
-            self.counts.malformed += 1
-            return
-        while at + LENGTH_LEN <= end:
-            size = data[at] << 8 | data[at + 1]
-            if not size:
-                return
-            if size > self._max_packet:
-                self.counts.malformed += 1
-                return
-            at += LENGTH_LEN
-            stop = at + size
-            if stop > end:
-                self._parts.append(data[at:end])
-                self._missing = stop - end
-                return
-            packets.append(data[at:stop])
-            at = stop
+        self._unpacker.take(data, packets)

@@ -14,7 +14,8 @@ for it holds the size of the segments' payload instead (the last may be shorter)
 from __future__ import annotations
 
 import struct
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeAlias
 
 from anonnet.proto.rewrite import CHECKSUM4_AT, CHECKSUM_AT, HEAD4, HEAD6, TCP, U16, Packet, upper_layer
 from anonnet.spec import MAX_TRAIN, SEGMENT_LEAST, TUN_MTU
@@ -30,6 +31,8 @@ _SAME4: Final = (slice(0, 2), slice(12, 24), slice(6, 10), slice(28, 33), slice(
 _SAME6: Final = (slice(0, 4), slice(8, 44), slice(6, 8), slice(48, 53), slice(54, 56))
 _SEQUENCE: Final = struct.Struct(">I")
 _WHOLE: Final = 0xFFFF  # what is coupled for the way from a TUN to a circuit may be as long as IP allows
+
+Join: TypeAlias = Callable[[bytearray, bytearray, int], bool]
 
 
 def sum16(data: bytes | Packet) -> int:
@@ -89,7 +92,7 @@ def cut(packet: bytearray, segment: int, limit: int) -> list[bytearray]:
             for start in range(head, len(packet), step)]  # fmt: skip
 
 
-def join(train: bytearray, packet: Packet, limit: int) -> bool:
+def join(train: bytearray, packet: bytearray, limit: int) -> bool:
     """Append a packet or train that goes on where another ends; False, with both unchanged, if it may not.
 
     `train` may be a single packet too; both have sound IP headers. Nothing is joined that tells anything but

@@ -19,7 +19,7 @@ from typing import Final
 from zlib import crc32
 
 from anonnet.proto.rewrite import HEAD6, TCP, UDP
-from anonnet.proto.train import cut, join, segment_of, tcp_at
+from anonnet.proto.train import Join, cut, join, segment_of, tcp_at
 from anonnet.spec import MAX_TRAIN, TUN_MTU
 
 # Longer than RFC 8289's 5 and 100 ms. Who else waits does not depend on it, since flows take turns. A round
@@ -58,8 +58,9 @@ class Flow:
 class Waiting:
     """The queue of one end of a circuit. `now` is monotonic ns, as exact as the beat of the links."""
 
-    def __init__(self) -> None:
+    def __init__(self, join: Join = join) -> None:
         self.now = 0
+        self._join = join
         self.backlog = 0  # bytes
         self.dropped = 0  # packets
         self._limit = LEAST_LIMIT
@@ -93,7 +94,7 @@ class Waiting:
             flow = self._flows[bucket] = Flow()
         last = flow.packets[-1][1] if flow.packets else packet
         size = len(last)
-        if last is not packet and join(last, packet, self._train):
+        if last is not packet and self._join(last, packet, self._train):
             gained = len(last) - size
         else:
             flow.packets.append((self.now, packet))

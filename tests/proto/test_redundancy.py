@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from anonnet.errors import OperatorError
 from anonnet.proto.circuit import Circuit
+from anonnet.proto.engine import PYTHON
 from anonnet.proto.redundancy import Redundancy, parse_redundancy
 from anonnet.spec import NARROW, WIDE, Format
 from anonnet.wire.cell import rows
@@ -25,8 +26,8 @@ class Pair:
         self.got: list[bytes] = []
         self.cut: set[int] = set()
         self.sent = dict.fromkeys(routes, 0)
-        self.here = Circuit(1, fmt, bool, bool, lambda packet: None)
-        self.there = Circuit(1, fmt, bool, bool, lambda packet: self.got.append(bytes(packet)))
+        self.here = Circuit(1, fmt, PYTHON, bool, bool, lambda packet: None)
+        self.there = Circuit(1, fmt, PYTHON, bool, bool, lambda packet: self.got.append(bytes(packet)))
         self._row = rows(fmt, 1)[0]
         for route in routes:
             self.here.resize(route, 10_000)

@@ -13,8 +13,9 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_Router_Alert
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt
 from scapy.packet import Packet, Raw
 
+from anonnet.proto.engine import PYTHON, Engine
 from anonnet.proto.rewrite import Rewriter
-from anonnet.proto.train import couple, cut, join, segment_of, sound, tcp_at
+from anonnet.proto.train import couple, cut, segment_of, sound, tcp_at
 from anonnet.spec import INNER4_CALLER, INNER6_CALLER, MAX_TRAIN, SEGMENT_LEAST, TUN_MTU
 
 PEERS = {4: ("203.0.113.9", INNER4_CALLER), 6: ("2001:db8::9", INNER6_CALLER)}
@@ -88,12 +89,12 @@ def test_a_train_is_cut_into_the_segments_it_was_made_of(
     st.integers(1600, MAX_TRAIN),
 )
 def test_joining_undoes_cutting(
-    version: int, size: int, segment: int, seq: int, options: Any, limit: int
+    engine: Engine, version: int, size: int, segment: int, seq: int, options: Any, limit: int
 ) -> None:
     apart = segments(version, payload_of(size, size), segment, seq, options)
     joined: list[bytearray] = []
     for packet in map(bytearray, apart):
-        if not joined or not join(joined[-1], packet, limit):
+        if not joined or not engine.join(joined[-1], packet, limit):
             joined.append(packet)
     assert all(len(one) <= max(limit, TUN_MTU) for one in joined)
     assert all(sound(one) for one in joined if len(one) > TUN_MTU)
@@ -103,16 +104,18 @@ def test_joining_undoes_cutting(
     assert [bytes(p) for one in joined for p in cut(one, segment, 0)] == apart
 
 
-def test_trains_are_joined_too() -> None:
+def test_trains_are_joined_too(engine: Engine) -> None:
     payload = payload_of(3, 8 * 1400 + 10)
     first, second, rest = (large(4, payload[a:b], a) for a, b in ((0, 2800), (2800, 7000), (7000, None)))
     for part in (first, second, rest):
         assert couple(part, 1400)
-    assert join(first, second, MAX_TRAIN)
-    assert not join(first, rest, 10_000), "longer than it may be"
-    assert join(first, rest, MAX_TRAIN)
+    assert engine.join(first, second, MAX_TRAIN)
+    assert not engine.join(first, rest, 10_000), "longer than it may be"
+    assert engine.join(first, rest, MAX_TRAIN)
     assert list(map(bytes, cut(first, 1400, 0))) == segments(4, payload, 1400, 0)
-    assert not join(first, large(4, b"next", len(payload)), MAX_TRAIN), "its last segment is a short one"
+    assert not engine.join(first, large(4, b"next", len(payload)), MAX_TRAIN), (
+        "its last segment is a short one"
+    )
 
 
 def changed(size: int = 1400, **fields: Any) -> Packet:
@@ -141,34 +144,61 @@ OTHERS: dict[str, Packet] = {
 
 
 @pytest.mark.parametrize("why", OTHERS)
-def test_what_tells_more_than_its_payload_is_not_joined(why: str) -> None:
+def test_what_tells_more_than_its_payload_is_not_joined(engine: Engine, why: str) -> None:
     (first,) = map(bytearray, segments(4, bytes(1400), 1400, 0, last="A"))
     before, other = bytes(first), bytearray(bytes(OTHERS[why]))
-    assert not join(first, other, MAX_TRAIN)
+    assert not engine.join(first, other, MAX_TRAIN)
     assert first == before
-    assert join(first, bytearray(bytes(changed())), MAX_TRAIN), "but this is"
+    assert engine.join(first, bytearray(bytes(changed())), MAX_TRAIN), "but this is"
 
 
-def test_nothing_is_joined_to_an_end_or_to_a_wrong_checksum() -> None:
+def test_nothing_is_joined_to_an_end_or_to_a_wrong_checksum(engine: Engine) -> None:
     for last, spoil in (("FA", 0), ("A", 1)):
         (first,) = map(bytearray, segments(4, bytes(1400), 1400, 0, last=last))
         first[-1] ^= spoil
-        assert not join(first, bytearray(bytes(changed())), MAX_TRAIN)
+        assert not engine.join(first, bytearray(bytes(changed())), MAX_TRAIN)
 
 
-def test_an_end_is_the_trains_end() -> None:
+def test_an_end_is_the_trains_end(engine: Engine) -> None:
     apart = segments(6, payload_of(1, 4000), 1400, 0, last="FPA")
     first = bytearray(apart[0])
-    assert all(join(first, bytearray(one), MAX_TRAIN) for one in apart[1:])
+    assert all(engine.join(first, bytearray(one), MAX_TRAIN) for one in apart[1:])
     assert list(map(bytes, cut(first, 1400, 0))) == apart
 
 
 @given(st.binary(max_size=120), st.binary(max_size=120), st.integers(0, MAX_TRAIN))
-def test_rubbish_is_neither_joined_nor_sound(one: bytes, other: bytes, limit: int) -> None:
-    assert not join(bytearray(b"\x45" + one), bytearray(b"\x45" + other), limit)
+def test_rubbish_is_neither_joined_nor_sound(engine: Engine, one: bytes, other: bytes, limit: int) -> None:
+    assert not engine.join(bytearray(b"\x45" + one), bytearray(b"\x45" + other), limit)
     assert not sound(bytearray(b"\x45" + one))
     assert not sound(bytearray(b"\x60" + one))
     assert cut(bytearray(one), 0, limit) == []
+
+
+CHANGES = st.lists(st.tuples(st.integers(0, 59), st.integers(1, 255)), max_size=3)
+
+
+@given(
+    VERSIONS,
+    st.integers(500, 3000),
+    st.integers(1, 3000),
+    SEGMENTS,
+    CHANGES,
+    CHANGES,
+    st.integers(1400, 5000),
+)
+def test_both_engines_join_the_same(
+    fast: Engine, version: int, first: int, second: int, segment: int, before: Any, after: Any, limit: int
+) -> None:
+    payload = payload_of(first, first + second)
+    ends = large(version, payload[:first], 0, flags="A"), large(version, payload[first:], first, flags="A")
+    for packet, changes in zip(ends, (before, after), strict=True):
+        couple(packet, segment)
+        for at, change in changes:
+            if at < len(packet):
+                packet[at] ^= change
+    train, other = bytearray(ends[0]), bytearray(ends[0])
+    assert PYTHON.join(train, ends[1], limit) == fast.join(other, bytearray(ends[1]), limit)
+    assert train == other
 
 
 def unsound(**fields: Any) -> bytearray:
