@@ -16,6 +16,7 @@ from anonnet.node.config import Config, load
 from anonnet.tun import host, lockdown
 from anonnet.tun.apply import Session, quiet
 from anonnet.tun.journal import Journal
+from anonnet.tun.socks.plan import journal
 
 verbose_option = click.option("-v", "--verbose", is_flag=True, help="Show every change to this host.")
 
@@ -51,12 +52,17 @@ def cleanup(config_path: Path, verbose: bool) -> None:
     from anonnet.node.keeper import JOURNAL  # noqa: PLC0415  `down` is quick, and needs no daemon at all
 
     was_dirty = _undo(config, verbose)
-    journal = Journal(config.node.run_dir, config.node.state_dir, JOURNAL)
-    if journal.steps:  # of a daemon that was killed: connection tracking, and an exit's NAT
+    of_node = Journal(config.node.run_dir, config.node.state_dir, JOURNAL)
+    if of_node.steps:  # of a daemon that was killed: connection tracking, and an exit's NAT
         was_dirty = True
-        Session(journal, click.echo if verbose else quiet).undo()
+        Session(of_node, click.echo if verbose else quiet).undo()
     click.echo("cleaned up" if was_dirty else "nothing to clean up")
 
 
 def _undo(config: Config, verbose: bool) -> bool:
-    return host.down(up_settings(config, []), click.echo if verbose else quiet)
+    """Undo what `up` and a SOCKS proxy have made; return whether there was anything."""
+    echo = click.echo if verbose else quiet
+    proxy = journal(config.node.run_dir, config.node.state_dir)
+    was_dirty = bool(proxy.steps)
+    Session(proxy, echo).undo()
+    return host.down(up_settings(config, []), echo) or was_dirty

@@ -17,11 +17,13 @@ from anonnet.node import api
 from anonnet.node.client import Client, DaemonDownError
 from anonnet.node.config import Config, TransportName
 from anonnet.node.peers import Peer
+from anonnet.node.privileges import find_user
 from anonnet.tun import lockdown, warden
 from anonnet.tun.device import device_exists
 from anonnet.tun.firewall import LinkEndpoint
 from anonnet.tun.host import UpSettings, host_state
 from anonnet.tun.routing import rules_in_place
+from anonnet.tun.socks.plan import listening
 from anonnet.tun.upplan import saved_settings
 from anonnet.wire.descriptor import Address, Transport
 
@@ -38,6 +40,7 @@ def up_settings(config: Config, peers: list[Peer], users: bool = False) -> UpSet
         outside=config.caller.outside,
         outside_users=user_ids(config.caller.outside_users),
         users=users,
+        socks=find_user(config.node.user).uid if users else None,
         run_dir=config.node.run_dir,
         state_dir=config.node.state_dir,
     )
@@ -56,6 +59,7 @@ def current(config: Config) -> api.Status:
         state=combine(report.state, firewall, tunnel),
         lockdown=lockdown.is_on(config.node.state_dir),
         watched=warden.runs(config.node.run_dir),
+        socks=listening(config.node.run_dir),
     )
     if os.geteuid() == 0 and firewall and (settings := saved_settings(config.node.run_dir)):
         seen = msgspec.structs.replace(seen, outside=tuple(_outside(settings)))

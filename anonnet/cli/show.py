@@ -86,6 +86,8 @@ def _of_this_host(report: api.Status) -> Iterator[str]:
     """Yield what to know about this host beside the state."""
     if report.outside:
         yield f"{'outside':<12}{', '.join(report.outside)}"
+    if report.socks:
+        yield f"{'socks':<12}{report.socks}"
     if report.lockdown:
         yield f"{'lockdown':<12}on: blocked whenever not up"
     if report.state in ("up", "blocked") and not report.watched:

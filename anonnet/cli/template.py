@@ -117,6 +117,13 @@ lan = []                         # the local network: ["192.168.1.0/24"]; past t
 outside = []                     # other ranges that stay outside of the tunnel, as those of another VPN
 outside_users = []               # users whose programs do: ["backup"]; what they look up is resolved inside
 
+[socks]
+listen = "127.0.0.1:1080"        # of `anonnet-tun socks`, a SOCKS 5 proxy for single programs
+open_to = []                     # networks whose hosts may use it, if it listens elsewhere: ["10.0.0.0/8"]
+tun = "anonsocks0"               # its device while this host is not up
+circuits = 1                     # then; with several, no two users (name and password) share one by choice
+connections = 512                # at once
+
 # One table for each node that this one knows; its line comes from `anonnet-tun invite` over there.
 #
 # [[peers]]

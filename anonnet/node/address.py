@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 from anonnet.spec import UDP_PORT
 from anonnet.wire.descriptor import Address, Transport
 
 _ADDRESS: Final = re.compile(r"(raw|udp):(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::(\d{1,5}))?")
+_LISTEN: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+)):(\d{1,5})")
 
 
 def parse_address(text: str) -> Address:
@@ -28,6 +29,14 @@ def parse_address(text: str) -> Address:
     if not 1 <= port <= 65535:
         raise ValueError("a port is between 1 and 65535")
     return Address(transport, host, port)
+
+
+def parse_listen(text: str) -> tuple[IPv4Address | IPv6Address, int]:
+    """Read an address and a port to listen at; raise ValueError with the way to write them."""
+    match = _LISTEN.fullmatch(text)
+    if match is None or not 1 <= int(match[3]) <= 65535:
+        raise ValueError("write 127.0.0.1:1080 or [::1]:1080")
+    return ip_address(match[1] or match[2]), int(match[3])
 
 
 def address_text(address: Address) -> str:

@@ -155,6 +155,7 @@ class Status(Struct, frozen=True):
     outside: tuple[str, ...] = ()  # what stays outside of the tunnel; only root is told
     watched: bool = False  # whether a warden puts right what others change
     lockdown: bool = False  # whether the host is blocked whenever it is not up
+    socks: str = ""  # where a SOCKS proxy listens
 
 
 class Circuits(Struct, frozen=True):

@@ -7,6 +7,7 @@ for invites: node.peers parses those, since `down` must work with a file whose i
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -20,7 +21,7 @@ from msgspec import Meta, Struct
 from anonnet.crypto.suite import SUITE_WEAKNESSES
 from anonnet.errors import ConfigError, Malformed, OperatorError
 from anonnet.ids import parse_node_id
-from anonnet.node.address import parse_address
+from anonnet.node.address import parse_address, parse_listen
 from anonnet.proto.isolation import MAX_CIRCUITS, Isolation, check_isolation
 from anonnet.proto.profile import parse_profile
 from anonnet.proto.redundancy import parse_redundancy
@@ -131,6 +132,16 @@ class CallerSection(_Section, frozen=True):
     outside_users: tuple[str, ...] = ()
 
 
+class SocksSection(_Section, frozen=True):
+    """[socks]: the proxy that `anonnet-tun socks` runs."""
+
+    listen: str = "127.0.0.1:1080"
+    open_to: tuple[str, ...] = ()
+    tun: Interface = "anonsocks0"
+    circuits: Annotated[int, Meta(ge=1, le=MAX_CIRCUITS)] = 1
+    connections: Annotated[int, Meta(ge=1, le=10_000)] = 512
+
+
 class PeerSection(_Section, frozen=True):
     """[[peers]]: a node that this one knows; `link` makes it a neighbour."""
 
@@ -155,6 +166,7 @@ class Config(_Section, frozen=True):
     data_plane: DataPlaneSection = DataPlaneSection()
     exit: ExitSection = ExitSection()
     caller: CallerSection = CallerSection()
+    socks: SocksSection = SocksSection()
     peers: tuple[PeerSection, ...] = ()
 
     @property
@@ -194,6 +206,15 @@ def parse(raw: bytes, source: str) -> Config:
     return config
 
 
+def check_listen(socks: SocksSection, text: str) -> tuple[str, int]:
+    """Return address and port; ValueError, or OperatorError where others than this host could come."""
+    host, port = parse_listen(text)
+    if not host.is_loopback and not socks.open_to:
+        hint = "name in socks.open_to the networks whose hosts may use it, or listen at 127.0.0.1"
+        raise OperatorError(f"others than this host can reach {host}", hint)
+    return str(host), port
+
+
 def _decode(kind: type, value: object) -> object:
     """Decode what msgspec does not know by itself."""
     if isinstance(value, str):
@@ -212,8 +233,7 @@ def _cross_check(config: Config, source: str) -> None:
         raise ConfigError(f"{source}: transport.raw and transport.udp are off", "set one of them to true")
     if len(config.transport.addresses) > MAX_ADDRESSES:
         raise ConfigError(f"{source}: too many transport.addresses", f"keep {MAX_ADDRESSES} at most")
-    if config.exit.tun == config.caller.tun:
-        raise ConfigError(f"{source}: exit.tun and caller.tun are the same", "give them different names")
+    _check_tuns(config, source)
     try:
         check_isolation(Isolation(config.caller.isolate), config.caller.circuits)
     except OperatorError as error:
@@ -237,6 +257,13 @@ def _cross_check(config: Config, source: str) -> None:
             _check_on(config, source, f"peers[{index}]", transport)
 
 
+def _check_tuns(config: Config, source: str) -> None:
+    tuns = {"exit.tun": config.exit.tun, "caller.tun": config.caller.tun, "socks.tun": config.socks.tun}
+    for one, other in itertools.combinations(tuns, 2):
+        if tuns[one] == tuns[other]:
+            raise ConfigError(f"{source}: {one} and {other} are the same", "give them different names")
+
+
 def _texts(config: Config) -> Iterator[tuple[str, Callable[[str], object], str]]:
     """Yield every string with a grammar of its own: its key, its parser and itself."""
     exit_, caller = config.exit, config.caller
@@ -248,6 +275,7 @@ def _texts(config: Config) -> Iterator[tuple[str, Callable[[str], object], str]]
         ("caller.lan", ip_network, caller.lan),
         ("caller.exclude", _read_excluded, caller.exclude),
         ("caller.outside", ip_network, caller.outside),
+        ("socks.open_to", ip_network, config.socks.open_to),
     ]
     for key, read, texts in lists:
         yield from ((f"{key}[{index}]", read, text) for index, text in enumerate(texts))
@@ -255,6 +283,7 @@ def _texts(config: Config) -> Iterator[tuple[str, Callable[[str], object], str]]
     yield "links.profile", parse_profile, config.links.profile
     yield "exit.pool4", IPv4Network, exit_.pool4
     yield "exit.pool6", IPv6Network, exit_.pool6
+    yield "socks.listen", lambda text: check_listen(config.socks, text), config.socks.listen
     if exit_.resolver != "auto":
         yield "exit.resolver", ip_address, exit_.resolver
     yield "caller.redundancy", parse_redundancy, caller.redundancy

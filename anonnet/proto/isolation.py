@@ -45,9 +45,9 @@ from anonnet.proto.rewrite import (
 MAX_CIRCUITS: Final = 8
 MAX_KEYS: Final = 4096
 MAX_FLOWS: Final = 16_384
-# Values of DSCP that mean a user; 0: nobody is known to have sent it. From 32 on they are left for sockets
-# that this node opens for others.
+# Values of DSCP that mean a user of this host; 0: nobody is known to have sent it.
 CLASSES: Final = range(1, 32)
+SOCKS_CLASSES: Final = range(32, 64)  # .. and a user of the SOCKS proxy, whose sockets set it themselves
 
 _PLAIN4_LEN: Final = 24  # a header without options, and ports
 _SCTP: Final = 132

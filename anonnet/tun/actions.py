@@ -31,7 +31,8 @@ class Nft(_Action, frozen=True):
 
 
 class Rule(_Action, frozen=True):
-    """Add or delete a policy routing rule for packets to a range, with a mark, or without one."""
+    """Add or delete a policy routing rule for packets to a range, with a mark, without one, or of sockets
+    that are bound to a device (`by`)."""
 
     add: bool
     version: int  # 4 or 6
@@ -40,6 +41,7 @@ class Rule(_Action, frozen=True):
     not_fwmark: int | None = None
     to: str | None = None
     fwmark: int | None = None
+    by: str = ""
 
     @property
     def family(self) -> int:
@@ -48,6 +50,8 @@ class Rule(_Action, frozen=True):
 
     def __str__(self) -> str:
         selector = f"to {self.to} " if self.to else ""
+        if self.by:
+            selector += f"oif {self.by} "
         if self.not_fwmark is not None:
             selector += f"not fwmark {self.not_fwmark:#x} "
         if self.fwmark is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from anonnet import spec
-from anonnet.proto.isolation import CLASSES
+from anonnet.proto.isolation import CLASSES, SOCKS_CLASSES
 from anonnet.tun.actions import Nft
 from anonnet.tun.nft import chain, fresh, gone, owned, range_match
 from anonnet.tun.plan import Phase, Step
@@ -28,6 +28,7 @@ _ND_IN = "icmpv6 type { nd-router-advert, nd-neighbor-solicit, nd-neighbor-adver
 _DHCP_OUT = ("udp sport 68 udp dport 67 accept", "udp sport 546 udp dport 547 accept")
 _DHCP_IN = ("udp sport 67 udp dport 68 accept", "ip6 saddr fe80::/10 udp sport 547 udp dport 546 accept")
 _CLASS_TAG = 0x616E0000  # in connection marks: that they are ours, and a class
+INNER: Final = (f"ip {{}} {spec.INNER4_CALLER}", f"ip6 {{}} {spec.INNER6_CALLER}")  # {}: saddr or daddr
 _DNS = "meta l4proto { tcp, udp } th dport 53"
 
 
@@ -125,16 +126,17 @@ def twin(wall: Wall) -> str:
     return "".join(owned(family, TWIN_TABLE, chains[family]) for family in wall.families)
 
 
-def users_table(tun: str, mark: int) -> Step:
+def users_table(tun: str, mark: int, socks: int | None) -> Step:
     """Return the step that tells the data plane of each packet in the tunnel which user sent it.
 
-    A table of its own: made anew, it numbers users anew, and their connections change circuits.
+    A table of its own: made anew, it numbers users anew, and their connections change circuits. `socks`: id
+    of the user as whom the SOCKS proxy runs, which knows its own users.
     """
     return Step(
         name="users",
         phase=Phase.FIREWALL,
         do=Nft(
-            fresh("inet", USERS_TABLE, _user_classes(tun, outside_mark(mark))),
+            fresh("inet", USERS_TABLE, user_classes(tun, outside_mark(mark), socks)),
             f"table {USERS_TABLE}: who sent what",
             True,
         ),
@@ -172,12 +174,32 @@ def link_table(protocols: Sequence[int], udp_ports: Sequence[int], *tuns: str) -
     )
 
 
+def anti_probe(*tuns: str) -> str:
+    """Return the chain by which nobody on the wire can guess at connections in tunnels (CVE-2019-14899)."""
+    known = ", ".join(f'"{name}"' for name in ("lo", *tuns))
+    return chain(
+        "anti_probe",
+        "type filter hook prerouting priority raw; policy accept",
+        [f"iifname != {{ {known} }} {match.format('daddr')} drop" for match in INNER],
+    )
+
+
+def arp_chains() -> list[str]:
+    """Return the chains by which nobody on the wire learns by asking that this host has the inner address."""
+    hook = "type filter hook {} priority filter; policy accept"
+    inner = spec.INNER4_CALLER
+    return [
+        chain("input", hook.format("input"), [f"arp daddr ip {inner} drop"]),
+        chain("output", hook.format("output"), [f"arp saddr ip {inner} drop"]),
+    ]
+
+
 # -- the caller's chains --------------------------------------------------------------------------
 
 
 def _filters(wall: Wall) -> dict[str, list[str]]:
     """Return the chains of each family that let nothing pass but what may."""
-    return {"inet": _caller_chains(wall), "netdev": _egress_chains(wall), "arp": _arp_chains()}
+    return {"inet": _caller_chains(wall), "netdev": _egress_chains(wall), "arp": arp_chains()}
 
 
 def _caller_chains(wall: Wall) -> list[str]:
@@ -185,14 +207,8 @@ def _caller_chains(wall: Wall) -> list[str]:
     marked = f"meta mark {wall.mark:#x}"
     programs = [f"{_DNS} reject", "accept"] if wall.outside.programs else []
     answers = f"ct mark {wall.outside_mark:#x} ct state established,related"
-    inner = (f"ip {{}} {spec.INNER4_CALLER}", f"ip6 {{}} {spec.INNER6_CALLER}")
     return [
-        # CVE-2019-14899: a neighbour on the wire may not guess at connections inside the tunnel.
-        chain(
-            "anti_probe",
-            "type filter hook prerouting priority raw; policy accept",
-            [f'iifname != {{ "lo", "{tun}" }} {match.format("daddr")} drop' for match in inner],
-        ),
+        anti_probe(tun),
         chain(
             "input",
             "type filter hook input priority filter; policy drop",
@@ -214,7 +230,7 @@ def _caller_chains(wall: Wall) -> list[str]:
                 'oifname "lo" accept',
                 # Before all that looks at the device, which is still the one from before the rerouting.
                 *(f"meta mark {wall.outside_mark:#x} {rule}" for rule in programs),
-                *(f'oifname "{tun}" {match.format("saddr")} accept' for match in inner),
+                *(f'oifname "{tun}" {match.format("saddr")} accept' for match in INNER),
                 # Connections from before `up` carry the host's own address, which the exit must not see.
                 f'oifname "{tun}" meta l4proto tcp reject with tcp reset',
                 *(f"{marked} {link.matching('out')} accept" for link in links),
@@ -249,16 +265,23 @@ def _egress_chains(wall: Wall) -> list[str]:
     ]
 
 
-def _user_classes(tun: str, outside: int) -> list[str]:
-    """A class in the DSCP field for each user, from 1 on as they appear, whatever programs wrote there.
+def user_classes(tun: str, outside: int, socks: int | None) -> list[str]:
+    """Return what writes a class into the DSCP field: each user's, from 1 on as they appear.
 
-    nft 1.0.6 cannot write a field that is no whole byte from a map, so a chain for each class does. The class
-    is kept in the connection's mark for packets that no socket answers for: the rest of what a program had
-    sent when it ended, acknowledgements after that.
+    Whatever programs wrote there is gone, but for the SOCKS proxy. nft 1.0.6 cannot write a field that is no
+    whole byte from a map, so a chain for each class does. The class is kept in the connection's mark for
+    packets that no socket answers for: the rest of what a program had sent when it ended, acknowledgements
+    after that.
     """
-    tagged = {number: f"{_CLASS_TAG + number:#x}" for number in CLASSES}
-    chains = [chain(f"class_{n}", "", [f"ip dscp set {n}", f"ip6 dscp set {n}"]) for n in CLASSES]
+    every = [*CLASSES, *SOCKS_CLASSES]
+    tagged = {number: f"{_CLASS_TAG + number:#x}" for number in every}
+    chains = [chain(f"class_{n}", "", [f"ip dscp set {n}", f"ip6 dscp set {n}"]) for n in every]
     give = f"numgen inc mod {len(CLASSES)} offset {tagged[CLASSES[0]]}"
+    proxied = []
+    if socks is not None:
+        chains += [chain(f"socks_{n}", "", [f"ct mark set {tagged[n]} accept"]) for n in SOCKS_CLASSES]
+        known = ", ".join(f"{n} : goto socks_{n}" for n in SOCKS_CLASSES)
+        proxied = [f"meta skuid {socks} {ip} dscp vmap {{ {known} }}" for ip in ("ip", "ip6")]
     return [
         f"\tmap {USERS} {{\n\t\ttype uid : mark\n\t\tsize 65535\n\t\tflags dynamic\n\t}}\n",
         *chains,
@@ -268,6 +291,7 @@ def _user_classes(tun: str, outside: int) -> list[str]:
             [
                 f'oifname != "{tun}" accept',
                 f"meta mark {outside:#x} accept",  # on its way out of the tunnel
+                *proxied,
                 "ip dscp set 0",
                 "ip6 dscp set 0",
                 f"meta skuid != @{USERS} add @{USERS} {{ meta skuid : {give} }}",
@@ -275,16 +299,6 @@ def _user_classes(tun: str, outside: int) -> list[str]:
                 f"ct mark vmap {{ {', '.join(f'{mark} : goto class_{n}' for n, mark in tagged.items())} }}",
             ],
         ),
-    ]
-
-
-def _arp_chains() -> list[str]:
-    """Nobody on the wire learns by asking that this host has the inner address: Linux would answer for it."""
-    hook = "type filter hook {} priority filter; policy accept"
-    inner = spec.INNER4_CALLER
-    return [
-        chain("input", hook.format("input"), [f"arp daddr ip {inner} drop"]),
-        chain("output", hook.format("output"), [f"arp saddr ip {inner} drop"]),
     ]
 
 

@@ -52,13 +52,13 @@ def routing_steps(tun: str, mark: int, outside: Outside, *, prior_rp_filter: str
     for network in map(ipaddress.ip_network, outside.ranges):
         if network.version in versions:
             name, to = f"rule-{network}-ipv{network.version}", str(network)
-            steps.append(_rule_step(name, Rule(True, network.version, LAN_PRIORITY, MAIN_TABLE, to=to)))
+            steps.append(rule_step(name, Rule(True, network.version, LAN_PRIORITY, MAIN_TABLE, to=to)))
     for version in versions if outside.programs else ():
         rule = Rule(True, version, OUTSIDE_PRIORITY, MAIN_TABLE, fwmark=outside_mark(mark))
-        steps.append(_rule_step(f"rule-outside-ipv{version}", rule))
+        steps.append(rule_step(f"rule-outside-ipv{version}", rule))
     for version in versions:
         rule = Rule(True, version, TUNNEL_PRIORITY, TABLE, not_fwmark=mark)
-        steps.append(_rule_step(f"rule-tunnel-ipv{version}", rule))
+        steps.append(rule_step(f"rule-tunnel-ipv{version}", rule))
     return steps
 
 
@@ -74,7 +74,7 @@ def route_step(
     )
 
 
-def _rule_step(name: str, rule: Rule) -> Step:
+def rule_step(name: str, rule: Rule) -> Step:
     return Step(name=name, phase=Phase.ROUTES, do=rule, undo=msgspec.structs.replace(rule, add=False))
 
 
@@ -94,7 +94,8 @@ def rule_stands(rule: Rule) -> bool:
     invert = _FIB_RULE_INVERT if rule.not_fwmark is not None else 0
     mark = rule.fwmark if rule.not_fwmark is None else rule.not_fwmark
     to = ipaddress.ip_network(rule.to) if rule.to else None
-    wanted = (rule.table, mark, invert, str(to.network_address) if to else None, to.prefixlen if to else 0)
+    to_range = (str(to.network_address), to.prefixlen) if to else (None, 0)
+    wanted = (rule.table, mark, invert, *to_range, rule.by or None)
     with IPRoute() as netlink:
         return any(
             wanted
@@ -104,6 +105,7 @@ def rule_stands(rule: Rule) -> bool:
                 found["flags"] & _FIB_RULE_INVERT,
                 found.get_attr("FRA_DST"),
                 found["dst_len"],
+                found.get_attr("FRA_OIFNAME"),
             )
             for found in netlink.get_rules(family=rule.family)
             if found.get_attr("FRA_PRIORITY") == rule.priority
@@ -119,6 +121,8 @@ def _rule_request(rule: Rule) -> dict[str, object]:
     if rule.to is not None:
         network = ipaddress.ip_network(rule.to)
         request |= {"dst": str(network.network_address), "dst_len": network.prefixlen}
+    if rule.by:
+        request["oifname"] = rule.by
     return request
 
 

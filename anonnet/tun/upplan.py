@@ -34,7 +34,8 @@ class UpSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     `lan`, `outside`: address ranges that stay outside of the tunnel, both ways. `outside_users`: ids of the
     users whose programs do; `programs`: the cgroup of those that `anonnet-tun exclude` starts, "" until then.
-    `users`: circuits isolate by user, so the data plane must know whose packets it reads.
+    `users`: circuits isolate by user, so the data plane must know whose packets it reads; `socks`: id of the
+    user as whom the SOCKS proxy runs.
     """
 
     tun: str = "anonnet0"
@@ -45,6 +46,7 @@ class UpSettings(msgspec.Struct, frozen=True, kw_only=True):
     outside_users: tuple[int, ...] = ()
     programs: str = ""
     users: bool = False
+    socks: int | None = None
     run_dir: Path = Path("/run/anonnet")
     state_dir: Path = Path("/var/lib/anonnet")
     resolv_conf: Path = dns.RESOLV_CONF
@@ -133,7 +135,7 @@ def plan_up(settings: UpSettings, facts: HostFacts) -> list[Step]:
     return [
         *(made if outside.cgroup else []),
         firewall.caller_firewall(wall(settings, facts)),
-        *([firewall.users_table(settings.tun, settings.mark)] if settings.users else []),
+        *([firewall.users_table(settings.tun, settings.mark, settings.socks)] if settings.users else []),
         Step(
             name="tun",
             phase=Phase.TUN,

@@ -34,6 +34,7 @@ from anonnet.tun import firewall
 from anonnet.tun.apply import signals_held
 from anonnet.tun.journal import Journal
 from anonnet.tun.mend import Memory, mend
+from anonnet.tun.news import LINKS, drain, listen
 from anonnet.tun.nft import Library
 from anonnet.tun.upplan import OWNER, gather_facts, plan_up, saved_settings, wall
 
@@ -45,7 +46,7 @@ END_SECONDS: Final = 5.0
 LOCK_SECONDS: Final = 1.0
 LOG_BYTES: Final = 200_000
 # linux/rtnetlink.h: link, addresses, routes, rules of both versions; linux/netfilter/nfnetlink.h: nf_tables
-_ROUTE_GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18
+_ROUTE_GROUPS: Final = LINKS | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18
 _NFT_GROUP: Final = 1 << 6
 _NETLINK_NETFILTER: Final = 12
 
@@ -66,13 +67,13 @@ class Warden:
     def run(self) -> None:
         """Look, wait for a reason to look, and so on."""
         listeners = [
-            _listener(socket.NETLINK_ROUTE, _ROUTE_GROUPS),
-            _listener(_NETLINK_NETFILTER, _NFT_GROUP),
+            listen(socket.NETLINK_ROUTE, _ROUTE_GROUPS),
+            listen(_NETLINK_NETFILTER, _NFT_GROUP),
         ]
         try:
             while True:
                 for listener in listeners:
-                    _drain(listener)
+                    drain(listener)
                 resolv_conf = self._resolv_conf()
                 with signals_held():
                     goes_on = self._try()
@@ -246,23 +247,6 @@ def _runs(run_dir: Path) -> bool:
     finally:
         os.close(lock)
     return False
-
-
-def _listener(protocol: int, groups: int) -> socket.socket:
-    listener = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
-    listener.bind((0, groups))
-    return listener
-
-
-def _drain(listener: socket.socket) -> None:
-    """Forget what the kernel has said: that it said something is all that counts."""
-    while True:
-        try:
-            listener.recv(65536)
-        except BlockingIOError:
-            return
-        except OSError:  # ENOBUFS: it said more than there was room for
-            continue
 
 
 def suspended_seconds() -> float:
