@@ -38,7 +38,6 @@ from anonnet.tun.socks.listener import Limits, Listener
 from anonnet.tun.socks.plan import OWNER, SocksSettings, announced, journal, plan_socks
 from anonnet.tun.socks.through import Tunnel
 
-BACKLOG: Final = 128
 GRACE: Final = 5.0  # seconds for the daemon's answer beyond the time it was given
 FILES_EACH: Final = 4  # open for a connection at the most: both its ends, and two sockets more for datagrams
 FILES_MORE: Final = 64
@@ -74,20 +73,19 @@ def socks(
     by = Isolation.USER if number > 1 else Isolation.OFF
     request = api.Up(exit=exit_id, wait=wait, circuits=number, isolate=by.value)
     shown = f"[{where[0]}]:{where[1]}" if ":" in where[0] else f"{where[0]}:{where[1]}"
-    with _listening(where) as sock, announced(config.node.run_dir, shown):
+    with _bound(where) as sock, announced(config.node.run_dir, shown):
         echo = click.echo if verbose else quiet
         with _tunnel(config, user, request, echo) as tunnel:
             click.echo(f"SOCKS 5 at {shown}, through {tunnel.device}")
             _serve(sock, tunnel, config, user)
 
 
-def _listening(where: tuple[str, int]) -> socket.socket:
-    """Return a listening socket; OperatorError if the address cannot be had."""
+def _bound(where: tuple[str, int]) -> socket.socket:
+    """Return a socket that will listen there; OperatorError if the address cannot be had."""
     sock = socket.socket(socket.AF_INET6 if ":" in where[0] else socket.AF_INET, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(where)
-        sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
         hint = "choose another: --listen, or socks.listen in the configuration"
