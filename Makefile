@@ -35,6 +35,16 @@ PACKAGES := \
 	bind9-dnsutils   \
 	libgcrypt20
 
+# What the tests of applications talk with; their services stay off.
+TEST_PACKAGES := \
+	vsftpd                \
+	dovecot-imapd         \
+	dovecot-pop3d         \
+	dovecot-submissiond   \
+	proxychains4          \
+	torsocks
+TEST_SERVICES := vsftpd dovecot
+
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
@@ -46,6 +56,8 @@ help:
 
 lab: venv
 	$(BIN)/anonnet-tun lab demo --rate t3
+
+test pytest: PACKAGES += $(TEST_PACKAGES)
 
 test: check pytest
 
@@ -61,7 +73,8 @@ check: venv
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Packages are looked up each time (milliseconds); apt runs only when one is missing.
+# Packages are looked up each time (milliseconds); apt runs only when one is missing, removes nothing, and starts
+# no service: policy-rc.d says no meanwhile, and those that come with the tests are not for the next boot either.
 packages:
 	@command -v apt-get >/dev/null || exit 0; \
 	missing=(); \
@@ -72,7 +85,19 @@ packages:
 	if (( $${#missing[@]} )); then \
 	    if (( EUID )); then echo "missing: $${missing[*]} - run this once as root: sudo make venv" >&2; exit 1; fi; \
 	    export DEBIAN_FRONTEND=noninteractive; \
-	    apt-get update -q && apt-get install -q -y --no-install-recommends "$${missing[@]}" </dev/null; \
+	    policy=/usr/sbin/policy-rc.d; \
+	    if [[ ! -e $$policy ]]; then \
+	        trap "rm -f $$policy" EXIT; \
+	        printf '#!/bin/sh\nexit 101\n' > $$policy; \
+	        chmod 755 $$policy; \
+	    fi; \
+	    apt-get update -q; \
+	    apt-get install -q -y --no-remove --no-install-recommends "$${missing[@]}" </dev/null; \
+	    for service in $(TEST_SERVICES); do \
+	        if [[ " $${missing[*]}" == *" $$service"* ]] && command -v systemctl >/dev/null; then \
+	            systemctl disable -q $$service || true; \
+	        fi; \
+	    done; \
 	fi
 
 # The stamp holds the checksum of pyproject.toml: times of files mean nothing in a fresh clone.

@@ -97,9 +97,13 @@ def _bound(where: tuple[str, int]) -> socket.socket:
 def _tunnel(config: Config, user: User, request: api.Up, echo: Callable[[str], None]) -> Iterator[Tunnel]:
     """The device of `up`, else one of our own for as long as the block runs."""
     client = Client(config.node.run_dir)
-    if client.call(api.GetStatus(), api.Status).state == "up" and all(in_place(config)):
+    up = client.call(api.GetStatus(), api.Status).state == "up"
+    firewall, tunnel = in_place(config)
+    if up and tunnel:
         yield Tunnel.find(config.caller.tun)
         return
+    if firewall:
+        raise OperatorError("this host is blocked, or not yet up", "begin with: anonnet-tun up")
     settings = SocksSettings(
         tun=config.socks.tun,
         caller_tun=config.caller.tun,
