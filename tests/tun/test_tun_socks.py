@@ -16,6 +16,7 @@ from tun_namespaces import HOST, Wire, drain, inside, interrupted, snapshot, udp
 
 from anonnet import spec
 from anonnet.errors import OperatorError
+from anonnet.net.tunfile import TunFile
 from anonnet.proto.isolation import CLASSES, SOCKS_CLASSES
 from anonnet.tun.apply import Session, apply_all
 from anonnet.tun.device import delete_tun
@@ -141,8 +142,8 @@ def test_answers_come_in_and_nothing_else_does(proxy: SocksSettings) -> None:
                 (question,) = drain(fd)
                 guess = bytearray(to_us(question))
                 guess[22:24] = (7000).to_bytes(2, "big")  # the exit tries a service of this host
-                os.write(fd, guess)
-                os.write(fd, to_us(question))
+                TunFile(fd).write(guess)
+                TunFile(fd).write(bytearray(to_us(question)))
                 asker.setblocking(True)
                 asker.settimeout(5)
                 assert asker.recv(100) == b"hi"
