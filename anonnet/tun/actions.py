@@ -31,8 +31,8 @@ class Nft(_Action, frozen=True):
 
 
 class Rule(_Action, frozen=True):
-    """Add or delete a policy routing rule for packets to a range, with a mark, without one, or of sockets
-    that are bound to a device (`by`)."""
+    """Add or delete a policy routing rule for packets to a range, with a mark, without one, of sockets that
+    are bound to a device (`by`), or of UDP ports (`udp`: source and destination)."""
 
     add: bool
     version: int  # 4 or 6
@@ -42,6 +42,7 @@ class Rule(_Action, frozen=True):
     to: str | None = None
     fwmark: int | None = None
     by: str = ""
+    udp: tuple[int, int] | None = None
 
     @property
     def family(self) -> int:
@@ -56,6 +57,8 @@ class Rule(_Action, frozen=True):
             selector += f"not fwmark {self.not_fwmark:#x} "
         if self.fwmark is not None:
             selector += f"fwmark {self.fwmark:#x} "
+        if self.udp is not None:
+            selector += "ipproto udp sport {} dport {} ".format(*self.udp)
         table = "main" if self.table == MAIN_TABLE else self.table
         verb = "add" if self.add else "del"
         return f"ip -{self.version} rule {verb} {selector}lookup {table} priority {self.priority}"

@@ -235,7 +235,7 @@ def _caller_chains(wall: Wall) -> list[str]:
                 f'oifname "{tun}" meta l4proto tcp reject with tcp reset',
                 *(f"{marked} {link.matching('out')} accept" for link in links),
                 f"{_DNS} reject",
-                *_DHCP_OUT,
+                *(f'oifname != "{tun}" {rule}' for rule in _DHCP_OUT),
                 *_ND_OUT,
                 *(f"{match} accept" for match in _lan_matches(lan, "daddr")),
                 "reject with icmpx admin-prohibited",  # programs learn at once; nothing reaches a wire

@@ -3,17 +3,20 @@
 wg-quick lets main's specific routes win (`suppress_prefixlength 0`); that is what TunnelVision
 (CVE-2024-3661) abuses, with routes handed out by DHCP option 121. Here main is asked only for marked
 datagrams and for the ranges in `lan`. The local table (priority 0) stays first: a host's own addresses work.
-Sockets bound to a device (DHCP clients) find no route for it in our table and fall through to main.
+Sockets bound to a device (most DHCP clients) find no route for it in our table and fall through to main;
+dhclient's renewals, from a socket that is not bound, have a rule. The firewall lets DHCP pass, but not here.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Callable
 from typing import Final
 
 import msgspec
 from pyroute2 import IPRoute
+from pyroute2.netlink import nlmsg
 from pyroute2.netlink.exceptions import NetlinkError
 
 from anonnet import spec
@@ -26,7 +29,10 @@ TABLE: Final = 0x616E  # 24942, "an"
 MARK: Final = 0x616E  # SO_MARK of link traffic, unless configured
 LAN_PRIORITY: Final = 1100  # before any rule of a VPN; after those of VRFs (1000)
 OUTSIDE_PRIORITY: Final = 1105
+DHCP_PRIORITY: Final = 1106
 TUNNEL_PRIORITY: Final = 1110
+
+DHCP_PORTS: Final = {4: (68, 67), 6: (546, 547)}  # client's, server's: RFC 2131 4.1, RFC 8415 7.2
 
 RP_FILTER: Final = "net/ipv4/conf/all/rp_filter"  # the greater of this and a device's own holds
 _FIB_RULE_INVERT = 2  # linux/fib_rules.h
@@ -56,6 +62,9 @@ def routing_steps(tun: str, mark: int, outside: Outside, *, prior_rp_filter: str
     for version in versions if outside.programs else ():
         rule = Rule(True, version, OUTSIDE_PRIORITY, MAIN_TABLE, fwmark=outside_mark(mark))
         steps.append(rule_step(f"rule-outside-ipv{version}", rule))
+    for version in versions:
+        rule = Rule(True, version, DHCP_PRIORITY, MAIN_TABLE, udp=DHCP_PORTS[version])
+        steps.append(rule_step(f"rule-dhcp-ipv{version}", rule))
     for version in versions:
         rule = Rule(True, version, TUNNEL_PRIORITY, TABLE, not_fwmark=mark)
         steps.append(rule_step(f"rule-tunnel-ipv{version}", rule))
@@ -95,7 +104,7 @@ def rule_stands(rule: Rule) -> bool:
     mark = rule.fwmark if rule.not_fwmark is None else rule.not_fwmark
     to = ipaddress.ip_network(rule.to) if rule.to else None
     to_range = (str(to.network_address), to.prefixlen) if to else (None, 0)
-    wanted = (rule.table, mark, invert, *to_range, rule.by or None)
+    wanted = (rule.table, mark, invert, *to_range, rule.by or None, rule.udp)
     with IPRoute() as netlink:
         return any(
             wanted
@@ -106,10 +115,19 @@ def rule_stands(rule: Rule) -> bool:
                 found.get_attr("FRA_DST"),
                 found["dst_len"],
                 found.get_attr("FRA_OIFNAME"),
+                _ports(found),
             )
             for found in netlink.get_rules(family=rule.family)
             if found.get_attr("FRA_PRIORITY") == rule.priority
         )
+
+
+def _ports(found: nlmsg) -> tuple[int, int] | None:
+    """Return the UDP ports that a rule asks for."""
+    if found.get_attr("FRA_IP_PROTO") != socket.IPPROTO_UDP:
+        return None
+    source, destination = found.get_attr("FRA_SPORT_RANGE"), found.get_attr("FRA_DPORT_RANGE")  # as 68:68
+    return (int(source.split(":")[0]), int(destination.split(":")[0])) if source and destination else None
 
 
 def _rule_request(rule: Rule) -> dict[str, object]:
@@ -123,6 +141,9 @@ def _rule_request(rule: Rule) -> dict[str, object]:
         request |= {"dst": str(network.network_address), "dst_len": network.prefixlen}
     if rule.by:
         request["oifname"] = rule.by
+    if rule.udp is not None:
+        source, destination = (f"{port}:{port}" for port in rule.udp)
+        request |= {"ip_proto": socket.IPPROTO_UDP, "sport_range": source, "dport_range": destination}
     return request
 
 

@@ -245,3 +245,31 @@ def _udp_packet(source: bytes, to: bytes, sport: int, dport: int, data: bytes) -
     total = (total & 0xFFFF) + (total >> 16)
     head = head[:10] + struct.pack("!H", ~total & 0xFFFF) + head[12:]
     return head + struct.pack("!HHHH", sport, dport, 8 + len(data), 0) + data
+
+
+@pytest.mark.parametrize(
+    ("server", "ports"), [("10.9.0.1", (68, 67)), ("fd09::1", (546, 547))], ids=["IPv4", "IPv6"]
+)
+def test_a_lease_is_renewed_past_the_tunnel(
+    settings: UpSettings, server: str, ports: tuple[int, int]
+) -> None:
+    """dhclient asks its server by unicast, from a socket that no device binds (RFC 2131, 4.3.2)."""
+
+    def ask(to: str, source: int, destination: int) -> None:
+        with socket.socket(socket.AF_INET6 if ":" in to else socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.bind(("", source))
+            client.sendto(b"renew", (to, destination))
+
+    def scenario() -> None:
+        wire = Wire()
+        with raised(settings) as tun:
+            ask(server, *ports)
+            assert [packet[-5:] for packet in wire.packets()] == [b"renew"]
+            with contextlib.suppress(OSError):
+                ask(server, ports[0] + 1, ports[1])  # from no client's port: into the tunnel
+            assert wire.packets() == []
+            assert [packet[-13:-11] for packet in drain(tun.fd) if packet.endswith(b"renew")] == [
+                struct.pack("!H", ports[0] + 1)
+            ]
+
+    inside(HOST, scenario)
