@@ -26,12 +26,11 @@ from anonnet.node.files import replace
 from anonnet.node.peers import Peer
 from anonnet.node.pipe import ReportPipe
 from anonnet.node.privileges import User
+from anonnet.node.reach import known, link_peer
 from anonnet.proto import orders as o
 from anonnet.proto.exits import ExitCircuits
-from anonnet.proto.link import LinkPeer, LinkState
+from anonnet.proto.link import LinkState
 from anonnet.proto.node import Identity, Node
-from anonnet.proto.path import KnownNode
-from anonnet.wire.descriptor import Address, Transport
 from anonnet.wire.handshake import tai64n
 
 GUARD_NAME: Final = "timestamps.json"  # newest handshake of each neighbour
@@ -75,10 +74,10 @@ class Control:
         exit_ = given.config.exit
         pool = ExitCircuits(IPv4Network(exit_.pool4), IPv6Network(exit_.pool6)) if exit_.enabled else None
         identity = Identity(given.keys.node_id, given.keys.link, given.keys.link_public, given.keys.onion)
-        known = {peer.descriptor.node_id: _known(peer) for peer in given.peers}
-        self.node = Node(identity, given.suite, known, pool, os.urandom,
+        nodes = {peer.descriptor.node_id: known(peer) for peer in given.peers}
+        self.node = Node(identity, given.suite, nodes, pool, os.urandom,
                          self._timestamp, self._guard, given.config.caller.share,
-                         kept.load(given.guard_dir, known))  # fmt: skip
+                         kept.load(given.guard_dir, nodes))  # fmt: skip
         for peer in given.peers:
             if peer.link:
                 self.node.add_link(link_peer(peer, given.transports), self.now())
@@ -160,43 +159,6 @@ class Control:
         await asyncio.sleep(GOODBYE_SECONDS)
         with contextlib.suppress(OSError):
             self._pipe.send([o.Stop()])
-
-
-# -- what the configuration says, as the core wants it ----------------------------------------------
-
-
-def _known(peer: Peer) -> KnownNode:
-    d = peer.descriptor
-    return KnownNode(
-        d.node_id, d.name, d.onion, d.exit4 or d.exit6, frozenset(d.neighbours),
-        tuple({address.host for address in d.addresses}),
-    )  # fmt: skip
-
-
-def endpoint(address: Address) -> o.Endpoint:
-    """Return an address as the data plane writes it."""
-    return o.Endpoint(address.transport.name.lower(), str(address.host), address.port)
-
-
-def link_peer(peer: Peer, transports: frozenset[tuple[str, int]]) -> LinkPeer:
-    """Choose where to reach a neighbour. One without a usable address must come to us (UDP behind NAT)."""
-    candidates = [peer.address] if peer.address else list(peer.descriptor.addresses)
-    usable = [
-        endpoint(address)
-        for address in candidates
-        if (peer.transport is None or address.transport is peer.transport)
-        and (address.transport.name.lower(), address.host.version) in transports
-    ]
-    if candidates and not usable:
-        name = peer.descriptor.name or short(peer.descriptor.node_id)
-        hint = "enable its transport under [transport], or give the peer another address"
-        raise OperatorError(f"no address of peer {name} can be used here", hint)
-    if usable:
-        chosen = usable[0]
-    else:
-        chosen = o.Endpoint((peer.transport or Transport.UDP).name.lower(), LinkPeer.NOWHERE, 0)
-    schedule = peer.profile.schedule(chosen.transport, chosen.ip_version)
-    return LinkPeer(peer.descriptor.node_id, peer.descriptor.link, chosen, peer.profile, schedule)
 
 
 def _load_guard(path: Path) -> TimestampGuard:

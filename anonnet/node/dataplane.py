@@ -15,9 +15,11 @@ from anonnet.crypto.suite import Suite
 from anonnet.net.driver import Driver
 from anonnet.node.config import Config
 from anonnet.node.pipe import OrderPipe
-from anonnet.node.privileges import User, become, cling
+from anonnet.node.privileges import User, become, cling, let_go
 from anonnet.proto.engine import Engine
 from anonnet.proto.plane import Plane
+
+PYTHON_CIPHERS: Final = "/cryptography/"  # 11 MB, of which the native engine, that has its own, uses nothing
 
 log: Final = logging.getLogger("anonnet")
 
@@ -33,6 +35,8 @@ def run(config: Config, suite: Suite, engine: Engine, threads: int,
                  suite=suite, engine=engine)  # fmt: skip
     driver = Driver(core, sockets, OrderPipe(end))
     cling(config.data_plane.realtime_priority, config.data_plane.lock_memory)
+    if engine.name == "native":
+        let_go(PYTHON_CIPHERS)
     become(user, keep_lock=config.data_plane.lock_memory)
     had = engine.threads(
         threads

@@ -7,6 +7,7 @@ changed on this host is taken back. What `up` changed is not ours to undo: the f
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -24,11 +25,12 @@ from anonnet.crypto.keys import load_keys
 from anonnet.crypto.suite import load_suite
 from anonnet.errors import AnonNetError, OperatorError
 from anonnet.net.sockets import Listening, open_sockets
-from anonnet.node import capacity, control, controlplane, dataplane, pipe
+from anonnet.node import capacity, dataplane, pipe
 from anonnet.node.api import SOCKET_NAME
 from anonnet.node.config import Config
 from anonnet.node.peers import read_peers, require_link
 from anonnet.node.privileges import User, die_with_parent, find_user, require_cling
+from anonnet.node.reach import link_peer
 from anonnet.proto.engine import choose
 from anonnet.proto.plane import Plane
 from anonnet.tun.apply import Session, apply_all
@@ -65,7 +67,7 @@ def run(config: Config, debug: bool, verbose: bool, plane: type[Plane] = Plane) 
         str(transport.bind4), str(transport.bind6),
     ))  # fmt: skip
     # Complain now, with the terminal at hand.
-    links = [control.link_peer(peer, frozenset(sockets)) for peer in peers if peer.link]
+    links = [link_peer(peer, frozenset(sockets)) for peer in peers if peer.link]
     threads = capacity.require(links, suite, engine, config.data_plane.wants_threads)
     listener = _listen(config.node.run_dir, user)
     session: Session | None = None
@@ -74,9 +76,6 @@ def run(config: Config, debug: bool, verbose: bool, plane: type[Plane] = Plane) 
         for_control, for_plane = pipe.pair()
         if session.tun is not None:
             pipe.ReportPipe(for_control).attach("exit", os.dup(session.tun.fd))
-        given = control.Inherited(
-            config, suite, keys, peers, frozenset(sockets), for_control, listener, guard_dir, user, debug
-        )
 
         # Each child closes the other's end, or neither would see that the other has ended.
         def data_plane() -> None:
@@ -84,7 +83,13 @@ def run(config: Config, debug: bool, verbose: bool, plane: type[Plane] = Plane) 
             dataplane.run(config, suite, engine, threads, sockets, for_plane, user, plane)
 
         def control_plane() -> int:
+            # Loaded here: the data plane locks all that it has into memory, and has no use for this.
+            from anonnet.node import control, controlplane  # noqa: PLC0415
+
             for_plane.close()
+            given = control.Inherited(
+                config, suite, keys, peers, frozenset(sockets), for_control, listener, guard_dir, user, debug
+            )
             return controlplane.run(given)
 
         # Said now, when nothing can refuse any more: a refusal is one line.
@@ -92,6 +97,8 @@ def run(config: Config, debug: bool, verbose: bool, plane: type[Plane] = Plane) 
             click.echo(f"anonnet-tun: warning: {warning}", err=True)
         kind = f"{engine.name}, {threads} threads" if threads > 1 else engine.name
         log.info("data plane: %s%s", kind, f" ({native.trouble})" if native.trouble else "")
+        gc.collect()
+        gc.freeze()  # else the first collection in a child writes on all pages that it shares with the others
         children = {_fork("data plane", data_plane): "data plane", _fork("control", control_plane): "control"}
         for_control.close()
         for_plane.close()

@@ -13,6 +13,7 @@ import os
 import pwd
 import resource
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from anonnet.errors import OperatorError
@@ -23,6 +24,7 @@ PR_SET_PDEATHSIG: Final = 1
 PR_GET_PDEATHSIG: Final = 2
 PR_SET_NO_NEW_PRIVS: Final = 38
 MCL_CURRENT_FUTURE: Final = 3
+MADV_DONTNEED: Final = 4
 CAP_IPC_LOCK: Final = 14
 CAP_SYS_NICE: Final = 23
 CAPABILITY_VERSION_3: Final = 0x20080522
@@ -113,3 +115,13 @@ def cling(priority: int, lock_memory: bool) -> None:
         raise OperatorError("cannot lock memory", os.strerror(ctypes.get_errno()))
     if priority:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+
+
+def let_go(library: str) -> None:
+    """Take a library's code out of memory; it comes back, unlocked, page by page, if it is used after all."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        where, rights, *_, path = line.split(maxsplit=5)
+        if library in path and "x" in rights:  # not what was relocated, which the file does not have
+            start, end = (int(number, 16) for number in where.split("-"))
+            _libc.munlock(ctypes.c_void_p(start), ctypes.c_size_t(end - start))
+            _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_DONTNEED)

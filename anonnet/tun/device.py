@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytun
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
 
 from anonnet.errors import OperatorError
+from anonnet.tun import rtnl
 from anonnet.tun.actions import CreateTun
 
 _ADDR_GEN_MODE = "/proc/sys/net/ipv6/conf/{}/addr_gen_mode"
@@ -59,16 +58,16 @@ def delete_tun(name: str, owner: str) -> None:
 
     One of ours that a crash left untagged needs no deleting: it went with its only holder.
     """
-    with IPRoute() as netlink:
+    with rtnl.IPRoute() as netlink:
         index = _owned(netlink, name, owner)
         if index is not None:
-            with contextlib.suppress(NetlinkError):  # went by itself meanwhile
+            with contextlib.suppress(rtnl.NetlinkError):  # went by itself meanwhile
                 netlink.link("del", index=index)
 
 
 def tun_exists(name: str, owner: str) -> bool:
     """Return whether a device that `create_tun` made for `owner` is there."""
-    with IPRoute() as netlink:
+    with rtnl.IPRoute() as netlink:
         return _owned(netlink, name, owner) is not None
 
 
@@ -81,7 +80,7 @@ def device_exists(name: str) -> bool:
     return True
 
 
-def _owned(netlink: IPRoute, name: str, owner: str) -> int | None:
+def _owned(netlink: rtnl.IPRoute, name: str, owner: str) -> int | None:
     """Return the index of the device if it bears the owner's tag."""
     for link in netlink.get_links():
         if link.get_attr("IFLA_IFNAME") == name and link.get_attr("IFLA_IFALIAS") == _ALIAS.format(owner):
@@ -122,12 +121,12 @@ def _occupied(name: str) -> OperatorError:
 
 def _configure(action: CreateTun) -> None:
     try:
-        with IPRoute() as netlink:
+        with rtnl.IPRoute() as netlink:
             index = netlink.link_lookup(ifname=action.name)[0]
             netlink.link("set", index=index, ifalias=_ALIAS.format(action.owner), mtu=action.mtu, state="up")
             for address in action.addresses:
                 host, _, length = address.partition("/")
                 netlink.addr("add", index=index, address=host, prefixlen=int(length))
-    except NetlinkError as error:
+    except rtnl.NetlinkError as error:
         what = f"cannot configure the TUN device {action.name}: {error}"
         raise OperatorError(what, "run it as root") from error

@@ -17,11 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pyroute2 import IPRoute
-
 from anonnet import spec
 from anonnet.errors import OperatorError
-from anonnet.tun import commands, dns
+from anonnet.tun import commands, dns, rtnl
 from anonnet.tun.actions import CreateTun, DeleteTun, Nft, Sysctl
 from anonnet.tun.apply import read_sysctl
 from anonnet.tun.exit_rules import DENIED, POOL4, POOL6, TABLE, ExitSettings, exit_ruleset
@@ -120,7 +118,7 @@ def _sysctl_step(key: str, value: str, prior: str) -> Step:
 def _uplinks(tun: str) -> tuple[str, ...]:
     """Return the devices of the default routes; all if there are none (an exit into a closed network)."""
     found: set[str] = set()
-    with IPRoute() as netlink:
+    with rtnl.IPRoute() as netlink:
         for family in (socket.AF_INET, socket.AF_INET6):
             for route in netlink.get_default_routes(family=family):
                 index = route.get_attr("RTA_OIF")

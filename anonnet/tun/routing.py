@@ -15,12 +15,10 @@ from collections.abc import Callable
 from typing import Final
 
 import msgspec
-from pyroute2 import IPRoute
-from pyroute2.netlink import nlmsg
-from pyroute2.netlink.exceptions import NetlinkError
 
 from anonnet import spec
 from anonnet.errors import OperatorError
+from anonnet.tun import rtnl
 from anonnet.tun.actions import MAIN_TABLE, Route, Rule, Sysctl
 from anonnet.tun.firewall import Outside, outside_mark
 from anonnet.tun.plan import Phase, Step
@@ -92,7 +90,7 @@ def rule_step(name: str, rule: Rule) -> Step:
 
 def change_rule(rule: Rule) -> None:
     """Add or delete a rule; one that is already there, or already gone, is fine."""
-    with IPRoute() as netlink:
+    with rtnl.IPRoute() as netlink:
         _change(
             lambda: netlink.rule("add" if rule.add else "del", **_rule_request(rule)), str(rule), rule.add
         )
@@ -105,7 +103,7 @@ def rule_stands(rule: Rule) -> bool:
     to = ipaddress.ip_network(rule.to) if rule.to else None
     to_range = (str(to.network_address), to.prefixlen) if to else (None, 0)
     wanted = (rule.table, mark, invert, *to_range, rule.by or None, rule.udp)
-    with IPRoute() as netlink:
+    with rtnl.IPRoute() as netlink:
         return any(
             wanted
             == (
@@ -122,7 +120,7 @@ def rule_stands(rule: Rule) -> bool:
         )
 
 
-def _ports(found: nlmsg) -> tuple[int, int] | None:
+def _ports(found: rtnl.nlmsg) -> tuple[int, int] | None:
     """Return the UDP ports that a rule asks for."""
     if found.get_attr("FRA_IP_PROTO") != socket.IPPROTO_UDP:
         return None
@@ -149,7 +147,7 @@ def _rule_request(rule: Rule) -> dict[str, object]:
 
 def change_route(route: Route) -> None:
     """Add or delete a route; one that is already there, or already gone, is fine."""
-    with IPRoute() as netlink:
+    with rtnl.IPRoute() as netlink:
         index = _index(netlink, route.device)
         if index is None:
             if route.add:
@@ -167,7 +165,7 @@ def change_route(route: Route) -> None:
 def route_stands(route: Route) -> bool:
     """Return whether the kernel has this route."""
     to = None if route.to == "default" else ipaddress.ip_network(route.to)
-    with IPRoute() as netlink:
+    with rtnl.IPRoute() as netlink:
         index = _index(netlink, route.device)
         return index is not None and any(
             found.get_attr("RTA_DST") == (str(to.network_address) if to else None)
@@ -178,11 +176,11 @@ def route_stands(route: Route) -> bool:
 
 def rules_in_place() -> bool:
     """Return whether a rule of ours leads into our table."""
-    with IPRoute() as netlink:
+    with rtnl.IPRoute() as netlink:
         return any(rule.get_attr("FRA_TABLE") == TABLE for rule in netlink.get_rules())
 
 
-def _index(netlink: IPRoute, device: str) -> int | None:
+def _index(netlink: rtnl.IPRoute, device: str) -> int | None:
     found = netlink.link_lookup(ifname=device)
     return int(found[0]) if found else None
 
@@ -190,7 +188,7 @@ def _index(netlink: IPRoute, device: str) -> int | None:
 def _change(request: Callable[[], object], shown: str, add: bool) -> None:
     try:
         request()
-    except NetlinkError as error:
+    except rtnl.NetlinkError as error:
         if (add and error.code == _EEXIST) or (not add and error.code in _ABSENT):
             return
         hint = "does this kernel have policy routing? run it as root"
