@@ -1,6 +1,7 @@
 # sudo make lab     a network of real nodes on this machine, shown working, then removed
 # sudo make test    every check and every test, those that need root too
-# sudo make bench   what a cell costs at one hop: tables, and JSON in build/bench.json
+# sudo make bench   what AnonNet costs and how fast it is: tables, build/bench.json, build/plots (half an
+#                   hour; one group of it: make bench BENCH=micro)
 # make check        ruff, mypy --strict, import-linter
 # make clean        remove what make made
 #
@@ -48,6 +49,7 @@ TEST_SERVICES := vsftpd dovecot
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
+BENCH ?= all
 
 .PHONY: help lab test pytest bench check packages environment venv clean
 
@@ -66,7 +68,7 @@ pytest: venv
 
 bench: venv
 	@mkdir -p build
-	$(BIN)/anonnet-tun bench --json build/bench.json
+	$(BIN)/anonnet-tun bench $(BENCH) --json build/bench.json --plot build/plots
 
 check: venv
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from anonnet.bench.planes import LEFT, RIGHT, Site, join, lay_route, layer_keys
+from anonnet.bench.planes import Site, join, lay_routes, layer_keys, left, right
 from anonnet.proto import orders as o
 from anonnet.proto.engine import Engine, choose
 from anonnet.proto.inbox import STRIDE, Inbox
@@ -50,7 +50,7 @@ class Wire:
 
     def __init__(self, source: Plane, link: int, target: Plane) -> None:
         self._link, self._target = source.links[link], target
-        self._inbox = Inbox(CELLS, 0, lambda index: HERE)
+        self._inbox = Inbox(self._link.outbox.count, 0, lambda index: HERE)
 
     def carry(self) -> None:
         """Copy what is ready; `deliver` takes it up."""
@@ -66,11 +66,17 @@ class Wire:
 class Chain:
     """Caller, relay and exit, one tick at a time."""
 
-    def __init__(self, fmt: Format, engine: Engine | None = None) -> None:
+    def __init__(
+        self, fmt: Format, engine: Engine | None = None, *, schedule: Schedule = SCHEDULE,
+        links: int = 1, routes: int = 1,
+    ) -> None:  # fmt: skip
         self.caller, self.relay, self.exit = (Plane(0, os.urandom, engine=engine) for _ in range(3))
-        lay_route(self.caller, self.relay, self.exit, fmt, SCHEDULE, SITE)
-        self._in = Wire(self.caller, LEFT, self.relay), Wire(self.exit, RIGHT, self.relay)
-        self._out = Wire(self.relay, LEFT, self.caller), Wire(self.relay, RIGHT, self.exit)
+        lay_routes(self.caller, self.relay, self.exit, fmt, schedule, SITE, links, routes)
+        each = range(links)
+        self._in = [Wire(self.caller, left(i), self.relay) for i in each]
+        self._in += [Wire(self.exit, right(i), self.relay) for i in each]
+        self._out = [Wire(self.relay, left(i), self.caller) for i in each]
+        self._out += [Wire(self.relay, right(i), self.exit) for i in each]
 
     def feed(self) -> int:
         """Let the ends seal a tick and carry it to the relay; return the time."""
@@ -95,8 +101,7 @@ class Chain:
 
     def lost(self) -> int:
         """Cells that the exit missed or could not read."""
-        (stats,) = self.exit._stats(0).routes
-        return stats.missing
+        return sum(route.missing for route in self.exit._stats(0).routes)
 
 
 def tick(plane: Plane) -> None:
@@ -127,12 +132,12 @@ def _timed(work: Callable[[], object]) -> int:
 
 
 def _nulls(fmt: Format, ticks: int) -> tuple[float, float]:
-    left, right = Plane(0, os.urandom), Plane(0, os.urandom)
-    join(left, right, LEFT, fmt, SCHEDULE, HERE, HERE)
-    wire = Wire(left, LEFT, right)
+    one, other = Plane(0, os.urandom), Plane(0, os.urandom)
+    join(one, other, left(0), fmt, SCHEDULE, HERE, HERE)
+    wire = Wire(one, left(0), other)
     sealed, opened = [], []
     for _ in range(ticks):
-        sealed.append(_timed(lambda: tick(left)))
+        sealed.append(_timed(lambda: tick(one)))
         wire.carry()
         opened.append(_timed(lambda: wire.deliver(0)))
     return statistics.median(sealed) / CELLS / 1000, statistics.median(opened) / CELLS / 1000

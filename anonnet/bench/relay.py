@@ -1,4 +1,4 @@
-"""What forwarding a cell costs a relay: the CPU time of a real driver on real sockets.
+"""What forwarding a cell costs a relay: the CPU time of a real driver on real sockets; and without AnonNet.
 
     ends                             relay
     caller 198.18.0.1 --.                                    two namespaces, one cable, three processes;
@@ -12,32 +12,31 @@ on a veth carry each datagram up to the neighbour's socket, as the neighbours' s
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import select
-import signal
 import socket
 import statistics
+import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Final
 
-from pyroute2 import netns
-
-from anonnet.bench.planes import Site, lay_route
-from anonnet.errors import OperatorError
+from anonnet.bench.children import burn, cpu_ns, end_all, entered, fork, own_place, require_root
+from anonnet.bench.planes import Site, lay_routes
 from anonnet.lab import namespaces
 from anonnet.lab.place import Place
 from anonnet.net.driver import Driver
+from anonnet.net.mmsg import BATCH, Receiver, Sender
 from anonnet.net.sockets import Listening, open_sockets
 from anonnet.node import pipe
 from anonnet.node.config import DataPlaneSection
-from anonnet.node.privileges import cling, die_with_parent
+from anonnet.node.privileges import cling
 from anonnet.proto import orders as o
+from anonnet.proto.inbox import STRIDE, Outbox
 from anonnet.proto.lane import PlaneLink
 from anonnet.proto.pacer import Beat
 from anonnet.proto.plane import Plane
@@ -58,12 +57,20 @@ class Forwarded:
 
     cells: int  # forwarded, both ways
     missing: int  # did not come in time
-    cpu_us: float  # for each cell
+    cpu_us: float  # for each cell, the kernel's part included
     cpu_share: float  # of one core
     late_std_us: float  # standard deviation of (emission - deadline)
     late_median_us: float
     late_worst_us: float
     skipped: int  # ticks
+
+
+@dataclass(frozen=True)
+class Bare:
+    """What a relay without AnonNet did."""
+
+    cells: int
+    cpu_us: float  # for each cell, the kernel's part included
 
 
 class _Clock:
@@ -98,43 +105,109 @@ class _Watched(Plane):
         return super()._stats(now)
 
 
-def forward(profile: Profile, transport: str, seconds: float, busy: int = 0) -> Forwarded:
-    """Run a relay for a while, beside `busy` processes that only burn time. OperatorError without root."""
-    if os.geteuid() != 0:
-        raise OperatorError(
-            "this benchmark makes network namespaces", "run it as root, for instance with sudo"
-        )
-    place = Place(Path(f"/run/anonnet-bench-{os.getpid()}"), f"anbench{os.getpid()}-")
-    port = UDP_PORT if transport == "udp" else 0
-    site = Site(*(o.Endpoint(transport, f"{NET}{host}", port) for host in (1, 2, 3)))
-    children: list[int] = []
+def forward(
+    profile: Profile, transport: str, seconds: float, *, busy: int = 0, links: int = 1, routes: int = 1
+) -> Forwarded:
+    """Run a relay for a while, beside `busy` processes that only burn time. OperatorError without root.
+
+    It has so many links to either end, of that profile each, and so many routes from link to link.
+    """
+    with _rig(profile, transport, links, routes) as rig:
+        relay, sockets = rig.relay, rig.sockets
+        pids = rig.start()
+        ours, theirs = pipe.pair()
+        with ours, theirs:
+            pid = fork(partial(_drive, relay, sockets, theirs))
+            pids += [pid, *(fork(burn) for _ in range(busy))]
+            return _watch(pipe.ReportPipe(ours), pid, seconds)
+
+
+def forward_bare(profile: Profile, transport: str, seconds: float) -> Bare:
+    """Run a relay that only sends datagrams on, once a tick: no cipher, no route, no pacing."""
+    with _rig(profile, transport, 1, 1) as rig:
+        pids = rig.start()
+        count = mmap.mmap(-1, 8)
+        pid = fork(partial(_pass_on, rig, count))
+        pids.append(pid)
+        time.sleep(SETTLE_SECONDS)
+        before, cpu = int.from_bytes(count, sys.byteorder), cpu_ns(pid)
+        time.sleep(seconds)
+        cells = int.from_bytes(count, sys.byteorder) - before
+        return Bare(cells, (cpu_ns(pid) - cpu) / cells / 1000)
+
+
+class _Rig:
+    """Three planes and their sockets; those of the ends are driven from `start` on."""
+
+    def __init__(self, place: Place, profile: Profile, transport: str, links: int, routes: int) -> None:
+        near, far = _cable(place)
+        port = UDP_PORT if transport == "udp" else 0
+        self.site = Site(*(o.Endpoint(transport, f"{NET}{host}", port) for host in (1, 2, 3)))
+        self.format, self.schedule = profile.format, profile.schedule(transport, 4)
+        now = time.monotonic_ns() + START_NS
+        self.relay = _Watched(now, os.urandom)
+        ends = Plane(now, os.urandom), Plane(now, os.urandom)
+        lay_routes(ends[0], self.relay, ends[1], self.format, self.schedule, self.site, links, routes)
+        self.sockets = _open(far, self.site.relay)
+        self._ends = [
+            (plane, _open(near, endpoint), pipe.pair())
+            for plane, endpoint in zip(ends, (self.site.caller, self.site.exit), strict=True)
+        ]
+        self._children: list[int] = []
+
+    def start(self) -> list[int]:
+        """Start the ends; return a list that is for whatever else must end with them."""
+        for plane, sockets, (_, theirs) in self._ends:
+            self._children.append(fork(partial(_drive, plane, sockets, theirs)))
+        return self._children
+
+    def close(self) -> None:
+        """End all processes, close all sockets."""
+        end_all(self._children)
+        for _, sockets, ends in self._ends:
+            for sock in (*sockets.values(), *ends):
+                sock.close()
+        for sock in self.sockets.values():
+            sock.close()
+
+
+@contextmanager
+def _rig(profile: Profile, transport: str, links: int, routes: int) -> Iterator[_Rig]:
+    require_root()
+    place = own_place()
     with ExitStack() as stack:
         stack.callback(namespaces.destroy, place)
-        stack.callback(_end, children)
-        near, far = _cable(place)
-        now = time.monotonic_ns() + START_NS
-        caller, relay, exit_ = Plane(now, os.urandom), _Watched(now, os.urandom), Plane(now, os.urandom)
-        lay_route(caller, relay, exit_, profile.format, profile.schedule(transport, 4), site)
-        reports = []
-        for plane, space, endpoint in (
-            (relay, far, site.relay),
-            (caller, near, site.caller),
-            (exit_, near, site.exit),
-        ):
-            sockets = _open(space, endpoint)
-            ours, theirs = pipe.pair()
-            for sock in (ours, theirs, *sockets.values()):
-                stack.callback(sock.close)
-            children.append(_fork(partial(_drive, plane, sockets, theirs)))
-            reports.append(pipe.ReportPipe(ours))
-        children += [_fork(_burn) for _ in range(busy)]
-        return _watch(reports, children[0], seconds)
+        rig = _Rig(place, profile, transport, links, routes)
+        stack.callback(rig.close)
+        yield rig
 
 
-def _end(children: list[int]) -> None:
-    for pid in children:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+def _pass_on(rig: _Rig, count: mmap.mmap) -> None:
+    """What a relay would be without AnonNet: everything that came in a tick goes on to the other side."""
+    ((transport, _), sock), tick = next(iter(rig.sockets.items())), rig.schedule.tick_ns / 1e9
+    cling(DataPlaneSection().realtime_priority, False)
+    receiver, passed = Receiver(sock, transport), 0
+    sides = {}
+    for source, target in ((rig.site.caller, rig.site.exit), (rig.site.exit, rig.site.caller)):
+        outbox = Outbox(rig.format, BATCH)
+        sides[source.address] = outbox, Sender(sock, target, outbox)
+    while True:
+        time.sleep(tick)
+        more = True
+        while more:
+            more = receiver.receive()
+            inbox = receiver.inbox
+            filled = dict.fromkeys(sides, 0)
+            for index in range(len(inbox.lengths)):
+                address = inbox.source(index).address
+                start = index * STRIDE + inbox.offset
+                outbox = sides[address][0]
+                outbox.views[filled[address]][:] = inbox.memory[start : start + outbox.length]
+                filled[address] += 1
+            for address, number in filled.items():
+                sides[address][1].send(number)
+                passed += number
+        count[:] = passed.to_bytes(8, sys.byteorder)
 
 
 def _cable(place: Place) -> tuple[str, str]:
@@ -153,16 +226,6 @@ def _open(space: str, endpoint: o.Endpoint) -> Sockets:
         return open_sockets(Listening(raw, not raw, IP_PROTOCOL, UDP_PORT, MARK, endpoint.address, no_ipv6))
 
 
-@contextmanager
-def entered(space: str) -> Iterator[None]:
-    """Be in another network namespace for a while; sockets opened there stay there."""
-    netns.pushns(space)
-    try:
-        yield
-    finally:
-        netns.popns()
-
-
 def _drive(plane: Plane, sockets: Sockets, end: socket.socket) -> None:
     clock = _Clock()
     if isinstance(plane, _Watched):
@@ -172,54 +235,37 @@ def _drive(plane: Plane, sockets: Sockets, end: socket.socket) -> None:
     Driver(plane, sockets, pipe.OrderPipe(end), clock).run()
 
 
-def _burn() -> None:
-    while True:
-        pass
-
-
-def _fork(work: Callable[[], None]) -> int:
-    pid = os.fork()
-    if pid == 0:
-        try:
-            die_with_parent(signal.SIGKILL)
-            work()
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(1)
-    return pid
-
-
-def _watch(reports: list[pipe.ReportPipe], pid: int, seconds: float) -> Forwarded:
-    """Take all reports, the relay's first and twice a second, until enough time has passed."""
-    cpu_clock = ~pid << 3 | 2  # what clock_getcpuclockid(3) would say
+def _watch(reports: pipe.ReportPipe, pid: int, seconds: float) -> Forwarded:
+    """Take the relay's reports, which come twice a second, until enough time has passed."""
     began = time.monotonic()
     first: tuple[o.Stats, int] | None = None
     late: list[int] = []
     while time.monotonic() < began + SETTLE_SECONDS + seconds + PATIENCE_SECONDS:
-        ready, _, _ = select.select(reports, (), (), PATIENCE_SECONDS)
-        for end in ready:
-            for report in end.receive():
-                if end is not reports[0]:
-                    continue
-                if isinstance(report, o.Fault):
-                    late += json.loads(report.text)
-                elif isinstance(report, o.Stats):
-                    cpu = time.clock_gettime_ns(cpu_clock)
-                    if first is not None and report.now - first[0].now > seconds * 1e9:
-                        return _difference(*first, report, cpu, late)
-                    if first is None and time.monotonic() > began + SETTLE_SECONDS:
-                        first = report, cpu
-                        late.clear()
+        if not select.select([reports], (), (), PATIENCE_SECONDS)[0]:
+            break
+        for report in reports.receive():
+            if isinstance(report, o.Fault):
+                late += json.loads(report.text)
+            elif isinstance(report, o.Stats):
+                cpu = cpu_ns(pid)
+                if first is not None and report.now - first[0].now > seconds * 1e9:
+                    return _difference(*first, report, cpu, late)
+                if first is None and time.monotonic() > began + SETTLE_SECONDS:
+                    first = report, cpu
+                    late.clear()
     raise RuntimeError("the relay has stopped")
 
 
 def _difference(first: o.Stats, first_cpu: int, last: o.Stats, last_cpu: int, late: list[int]) -> Forwarded:
-    cells = last.routes[0].received - first.routes[0].received
+    cells, missing = (
+        sum(getattr(route, what) for route in last.routes)
+        - sum(getattr(route, what) for route in first.routes)
+        for what in ("received", "missing")
+    )
     cpu = last_cpu - first_cpu
     return Forwarded(
         cells=cells,
-        missing=last.routes[0].missing - first.routes[0].missing,
+        missing=missing,
         cpu_us=cpu / cells / 1000,
         cpu_share=cpu / (last.now - first.now),
         late_std_us=statistics.pstdev(late) / 1000,

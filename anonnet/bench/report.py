@@ -1,129 +1,178 @@
-"""All benchmarks in a row, as a table and as JSON."""
+"""All benchmarks by group, as one record that is written as JSON."""
 
 from __future__ import annotations
 
 import os
 import platform
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
-from rich.table import Table
 
-from anonnet.bench import memory, parts, relay, sockets
+from anonnet.bench import chain, emission, memory, parts, relay, scaling, sockets
+from anonnet.bench.chain import Measured
+from anonnet.bench.children import require_root
+from anonnet.bench.emission import Emission
 from anonnet.bench.memory import ProcessMemory
 from anonnet.bench.parts import Parts
-from anonnet.bench.relay import Forwarded
+from anonnet.bench.relay import Bare, Forwarded
+from anonnet.bench.scaling import Scaling
 from anonnet.bench.sockets import SocketCost
+from anonnet.errors import OperatorError
 from anonnet.proto.engine import choose
 from anonnet.proto.profile import parse_profile
 from anonnet.spec import FORMATS
 
-TARGET_US: Final = 12.0
-LIMIT_US: Final = 15.0
-LIMIT_MIB: Final = 150.0
-RATE: Final = "t3"
-FAST: Final = "250m"  # 50,000 cells a second: what one costs then says how many a core can switch
+SCHEMA: Final = 2
+GROUPS: Final = {  # name -> what it measures, for a person
+    "micro": "stages of a hop one by one, and the kernel's share",
+    "node": "a relay between two generators; an idle node's memory",
+    "lab": "a host's traffic through a chain of real nodes",
+    "scaling": "cost by links, routes and nodes",
+    "emission": "whether moments of emission say that a host is busy (8 minutes)",
+}
 TRANSPORTS: Final = ("raw", "udp", "udp, one by one")
+RELAYS: Final = (  # rate, transport, processes that only burn time (for each core), links, routes
+    ("t3", "raw", 0, 1, 1), ("t3", "raw", 1, 1, 1), ("t3", "udp", 0, 1, 1), ("100m", "raw", 0, 1, 1),
+    ("100m", "udp", 0, 1, 1), ("250m", "raw", 0, 1, 1), ("250m", "udp", 0, 1, 1),
+    ("250m:5ms", "udp", 0, 1, 1), ("100m", "raw", 0, 1, 20), ("2m", "raw", 0, 50, 50),
+    ("9m:narrow", "raw", 0, 1, 1),
+)  # fmt: skip
+BARE: Final = (("100m", "raw"), ("100m", "udp"))
+CHAINS: Final = (  # rate, transport, delay of each link in ms
+    ("modem", "raw", 0), ("t1", "raw", 0), ("t3", "raw", 0), ("t3", "raw", 20), ("100m", "raw", 0),
+    ("100m:1ms", "raw", 0), ("150m", "raw", 0), ("250m", "udp", 0),
+)  # fmt: skip
+QUICK_CHAINS: Final = (("10m", "raw", 0),)
+RUNS_OF_EMISSION: Final = 20
+TICKS_OF_EMISSION: Final = 10_000
+SLOW: Final = 1_000_000  # bit/s: below, a chain is only pinged, and loaded one way
+RATE: Final = "t3"  # at which the limits are judged
+TARGET_US: Final = {"raw": 12.0, "udp": 7.0}
+TARGET_MIB: Final = 60.0
+
+
+class Micro(msgspec.Struct):
+    """Hot loops, by format."""
+
+    parts: dict[str, Parts]
+    sockets: dict[str, dict[str, SocketCost]]  # by transport; the kernel, without any cipher
 
 
 class Relay(msgspec.Struct):
-    """A relay at work, by what it was given; several runs, of which `cpu_us` is the median."""
+    """A relay at work; several runs, of which `cpu_us` is the median."""
 
+    rate: str
+    transport: str
+    busy: int
+    links: int
+    routes: int
     cpu_us: float
+    cells_per_core: float  # a second, if it went on like this
     runs: list[Forwarded]
 
 
-class Report(msgspec.Struct):
-    """Everything measured. Costs in microseconds for each cell, memory in MiB."""
+class Node(msgspec.Struct):
+    """One node."""
 
-    schema: int
-    host: dict[str, str | int]
-    parts: dict[str, Parts]  # by format
-    sockets: dict[str, dict[str, SocketCost]]  # by format, by transport
-    relay: dict[str, Relay]  # by "rate format transport load"
+    relays: list[Relay]
+    bare: dict[str, Bare]  # by "rate transport": datagrams passed on without AnonNet
     memory: dict[str, ProcessMemory]  # by process; of an idle relay
 
-    @property
-    def relay_total_us(self) -> float | None:
-        """What the target is about: a cell of the default format and transport at one hop, all in all."""
-        return self.relay[f"{RATE} wide raw idle"].cpu_us if self.relay else None
 
-    @property
-    def resident_mib(self) -> float | None:
-        """Of both of a node's working processes."""
-        working = [one.rss for name, one in self.memory.items() if name != "keeper"]
-        return sum(working) if working else None
+class Report(msgspec.Struct, omit_defaults=True):
+    """Everything measured. Costs in microseconds for each cell, memory in MiB unless said otherwise."""
+
+    schema: int
+    host: dict[str, str | int | float]
+    micro: Micro | None = None
+    node: Node | None = None
+    lab: list[Measured] = []
+    scaling: Scaling | None = None
+    emission: Emission | None = None
 
 
-def measure(quick: bool, say: Callable[[str], None]) -> Report:
-    """Measure everything that this user may; `quick` for a look in seconds, not for the record."""
-    root = os.geteuid() == 0
-    ticks, seconds, runs = (100, 1.0, 1) if quick else (1000, 5.0, 3)
-    host: dict[str, str | int] = {
+def measure(groups: Sequence[str], quick: bool, say: Callable[[str], None]) -> Report:
+    """Measure the groups; `quick` for a look in seconds, not for the record. All but micro need root."""
+    host: dict[str, str | int | float] = {
         "python": platform.python_version(), "kernel": platform.release(), "machine": platform.machine(),
-        "cpus": os.cpu_count() or 0, "engine": choose().name,
+        "cpus": os.cpu_count() or 0, "engine": choose().name, "load": os.getloadavg()[0],
     }  # fmt: skip
-    report = Report(1, host, {}, {}, {}, {})
-    for name, fmt in FORMATS.items():
-        say(f"parts, {name} cells")
-        report.parts[name] = parts.measure(fmt, ticks)
-        report.sockets[name] = {
+    report = Report(SCHEMA, host)
+    ticks, seconds = (100, 1.0) if quick else (1000, 5.0)
+    if set(groups) - {"micro", "scaling"}:
+        require_root()
+    for group in groups:
+        say(f"{group}: {GROUPS[group]}")
+        match group:
+            case "micro":
+                report.micro = _micro(ticks)
+            case "node":
+                report.node = _node(seconds, quick, say)
+            case "lab":
+                report.lab = _lab(quick, say)
+            case "scaling":
+                report.scaling = scaling.measure(ticks // 10, seconds, os.geteuid() == 0 and not quick, say)
+            case "emission":
+                runs, of_ticks = (2, 1000) if quick else (RUNS_OF_EMISSION, TICKS_OF_EMISSION)
+                report.emission = emission.measure(runs, of_ticks)
+    return report
+
+
+def _micro(ticks: int) -> Micro:
+    root = os.geteuid() == 0
+    costs = {
+        name: {
             transport: sockets.measure(fmt, transport[:3], ticks, transport in ("raw", "udp"))
             for transport in TRANSPORTS
             if root or transport != "raw"
         }
-    if root:
-        for name, rate, transport, busy in (
-            ("wide raw idle", RATE, "raw", 0), ("wide raw busy", RATE, "raw", os.cpu_count() or 1),
-            ("wide udp idle", RATE, "udp", 0), ("narrow raw idle", "9m:narrow", "raw", 0),
-            ("wide raw idle", "100m", "raw", 0), ("wide raw idle", FAST, "raw", 0),
-            ("wide udp idle", FAST, "udp", 0),
-        ):  # fmt: skip
-            say(f"relay, {rate} {name}")
-            done = [relay.forward(parse_profile(rate), transport, seconds, busy) for _ in range(runs)]
-            report.relay[f"{rate} {name}"] = Relay(statistics.median(run.cpu_us for run in done), done)
-        if not quick:
-            say("memory of an idle node")
-            report.memory = memory.measure(RATE)
-    return report
+        for name, fmt in FORMATS.items()
+    }
+    return Micro({name: parts.measure(fmt, ticks) for name, fmt in FORMATS.items()}, costs)
 
 
-def tables(report: Report) -> list[Table]:
-    """Draw it."""
-    costs = Table("microseconds a cell", *report.parts, title=f"parts, hot, {report.host['engine']}")
-    for part in ("seal", "open", "encipher", "decipher", "switch"):
-        costs.add_row(part, *(f"{getattr(one, part):.2f}" for one in report.parts.values()))
-    for transport in TRANSPORTS:
-        found = [by_transport.get(transport) for by_transport in report.sockets.values()]
-        if all(found):
-            costs.add_row(f"send, {transport}", *(f"{one.send:.2f}" for one in found if one))
-            costs.add_row(f"receive, {transport}", *(f"{one.receive:.2f}" for one in found if one))
-    costs.add_row("memory blocks kept", *(f"{one.kept_blocks:.3f}" for one in report.parts.values()))
-    costs.add_row("memory in passing, KiB a tick", *(f"{one.peak_kib:.1f}" for one in report.parts.values()))
-    relays = Table(
-        "a relay at work", "CPU us a cell", "late by, us", "std, us", "worst, us", "skipped", title="relay"
-    )
-    for name, one in report.relay.items():
-        last = one.runs[-1]
-        relays.add_row(name, f"{one.cpu_us:.2f}", f"{last.late_median_us:.0f}", f"{last.late_std_us:.1f}",
-                       f"{last.late_worst_us:.0f}", str(sum(run.skipped for run in one.runs)))  # fmt: skip
-    mib = Table("process", "RSS MiB", "PSS MiB", title="an idle node")
-    for name, process in report.memory.items():
-        mib.add_row(name, f"{process.rss:.1f}", f"{process.pss:.1f}")
-    return [table for table in (costs, relays, mib) if table.row_count]
+def _node(seconds: float, quick: bool, say: Callable[[str], None]) -> Node:
+    node = Node([], {}, {})
+    for rate, transport, busy, links, routes in RELAYS[:2] if quick else RELAYS:
+        say(f"  relay at {rate}, {transport}, {links} links on each side, {routes} routes")
+        runs = [
+            relay.forward(
+                parse_profile(rate), transport, seconds, busy=busy * (os.cpu_count() or 1), links=links,
+                routes=routes,
+            )
+            for _ in range(1 if quick else 3)
+        ]  # fmt: skip
+        cpu_us = statistics.median(run.cpu_us for run in runs)
+        node.relays.append(Relay(rate, transport, busy, links, routes, cpu_us, 1e6 / cpu_us, runs))
+    for rate, transport in BARE:
+        node.bare[f"{rate} {transport}"] = relay.forward_bare(parse_profile(rate), transport, seconds)
+    if not quick:
+        say("  memory of an idle node")
+        with chain.live(RATE, "raw", hops=2) as lab:
+            node.memory = memory.of(lab.place, "r1")
+    return node
 
 
-def verdict(report: Report) -> list[str]:
-    """Say how it stands to the limits."""
-    if (total := report.relay_total_us) is None:
-        return ["relay and memory were not measured: they need root and network namespaces"]
-    grade = (
-        "on target" if total <= TARGET_US else "within the limit" if total <= LIMIT_US else "OVER the limit"
-    )
-    lines = [f"relay total: {total:.1f} us a cell, {grade} (target {TARGET_US:g}, limit {LIMIT_US:g})"]
-    if (mib := report.resident_mib) is not None:
-        grade = "within" if mib <= LIMIT_MIB else "OVER"
-        lines.append(f"resident memory of control and data plane: {mib:.0f} MiB, {grade} {LIMIT_MIB:g}")
-    return lines
+def _lab(quick: bool, say: Callable[[str], None]) -> list[Measured]:
+    found = []
+    for rate, transport, delay_ms in QUICK_CHAINS if quick else CHAINS:
+        say(f"  chain of {rate}, {transport}" + (f", {delay_ms} ms added to each link" if delay_ms else ""))
+        slow = parse_profile(rate).rate_in < SLOW
+        seconds = 6.0 if quick else 60.0 if slow else 20.0
+        flows = tuple(chain.FLOWS) if not (quick or slow or delay_ms) else ("down",)
+        found.append(
+            chain.measure(
+                rate, transport, seconds, delay_ms=delay_ms, flows=flows, pages=not (slow or delay_ms)
+            )
+        )
+    return found
+
+
+def load(data: bytes) -> Report:
+    """Read what was written; OperatorError if it is something else."""
+    try:
+        return msgspec.json.decode(data, type=Report)
+    except msgspec.DecodeError as error:
+        raise OperatorError(f"no record of a benchmark ({error})", "make one with --json") from None

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from anonnet.bench import memory, parts, relay, report, sockets
+from anonnet.bench import chain, memory, parts, plots, relay, report, scaling, sockets, tables
 from anonnet.bench.parts import CELLS, Chain, Parts
-from anonnet.bench.report import Relay, Report
+from anonnet.bench.report import Node, Relay, Report
 from anonnet.cli import main
-from anonnet.proto.profile import parse_profile
+from anonnet.lab.place import CALLER
+from anonnet.proto.profile import Schedule, parse_profile
 from anonnet.spec import FORMATS, NARROW, WIDE, Format
 
 
@@ -56,19 +56,41 @@ def test_sockets_without_root() -> None:
     assert cost.both == cost.send + cost.receive
 
 
+def test_every_route_of_every_link_is_forwarded() -> None:
+    row = Chain(WIDE, schedule=Schedule(5_000_000, 8, 8), links=3, routes=7)
+    for _ in range(50):
+        now = row.feed()
+        row.forward(now)
+        row.drain(now)
+    routes = row.exit._stats(0).routes
+    assert len(routes) == 7
+    assert min(route.received for route in routes) > 40 * 2, "a link of 8 cells has up to 3 routes"
+    assert row.lost() <= 3 * 2 * 8
+
+
+def test_what_routes_and_links_take_is_seen() -> None:
+    found = scaling.growth()
+    assert 0.5 < found.route_kib < 1000
+    assert 1 < found.link_kib < 1000
+
+
+def test_the_cost_by_hand_is_positive_and_grows_with_routes() -> None:
+    assert 0 < scaling.cost(1, 1, 5) < scaling.cost(1, 500, 5) * 2
+
+
 def test_the_verdict_names_the_limit_that_is_broken() -> None:
     run = relay.Forwarded(1, 0, 1.0, 0.0, 0.0, 0.0, 0.0, 0)
-    base = Report(1, {}, {}, {}, {}, {})
-    assert "not measured" in report.verdict(base)[0]
-    for cost, words in ((11.0, "on target"), (14.0, "within the limit"), (16.0, "OVER")):
-        base.relay = {"t3 wide raw idle": Relay(cost, [run])}
-        assert words in report.verdict(base)[0]
-    base.memory = {
+    base = Report(report.SCHEMA, {})
+    assert not list(tables.verdict(base))
+    for cost, words in ((11.0, "within 12"), (13.0, "OVER 12")):
+        base.node = Node([Relay("t3", "raw", 0, 1, 1, cost, 1e6 / cost, [run])], {}, {})
+        assert words in next(tables.verdict(base))
+    base.node.memory = {
         "keeper": memory.ProcessMemory(500.0, 1.0),
-        "control": memory.ProcessMemory(80.0, 1.0),
-        "data plane": memory.ProcessMemory(90.0, 1.0),
+        "control": memory.ProcessMemory(30.0, 1.0),
+        "data plane": memory.ProcessMemory(40.0, 1.0),
     }
-    assert "170 MiB, OVER 150" in report.verdict(base)[1]
+    assert "70 MiB resident, OVER 60" in list(tables.verdict(base))[1]
 
 
 @pytest.mark.root
@@ -84,18 +106,73 @@ def test_a_real_relay_forwards_at_the_rate_of_its_links() -> None:
 
 
 @pytest.mark.root
-def test_the_command_writes_what_it_prints(tmp_path: Path) -> None:
-    file = tmp_path / "bench.json"
-    began = time.monotonic()
-    result = CliRunner().invoke(main, ["bench", "--quick", "--json", str(file)])
-    assert result.exit_code == 0, result.output
+def test_a_relay_without_anonnet_passes_everything_on_for_less() -> None:
+    profile = parse_profile("10m")
+    bare = relay.forward_bare(profile, "raw", 1.0)
+    schedule = profile.schedule("raw", 4)
+    due = 2 * schedule.cells_out * 1e9 / schedule.tick_ns
+    assert 0.7 * due < bare.cells < 1.5 * due
+    assert bare.cpu_us > 0
     assert not left_behind()
-    assert time.monotonic() - began < 120
-    written = json.loads(file.read_text())
-    assert written["schema"] == 1
-    assert set(written["parts"]) == set(FORMATS)
-    total = written["relay"]["t3 wide raw idle"]["cpu_us"]
-    assert f"relay total: {total:.1f} us" in result.output
+
+
+@pytest.mark.root
+def test_the_kernels_of_all_nodes_forward_in_turn() -> None:
+    """Each of three nodes takes one off the time to live, and the router one on each of four cables."""
+    seen = []
+
+    def look(lab: chain.Live) -> None:
+        said = lab.out(CALLER, "ping", "-n", "-c", "1", lab.web)
+        seen.append(int(said.split("ttl=")[1].split()[0]))
+
+    with chain.live("10m", "raw", forwarded=look) as lab:
+        assert seen == [64 - 7]
+        said = lab.out(CALLER, "ping", "-n", "-c", "1", lab.web)
+        assert "ttl=63" in said, "and no more once it is over"
+    assert not left_behind()
+
+
+@pytest.mark.root
+def test_the_command_writes_what_it_prints_and_draws(tmp_path: Path) -> None:
+    file = tmp_path / "bench.json"
+    for group in ("node", "lab", "emission"):
+        result = CliRunner().invoke(
+            main, ["bench", group, "--quick", "--json", str(file), "--plot", str(tmp_path)]
+        )
+        assert result.exit_code == 0, result.output
+        assert not left_behind()
+        written = json.loads(file.read_text())
+        assert written["schema"] == report.SCHEMA
+        if group == "node":
+            total = written["node"]["relays"][0]["cpu_us"]
+            assert f"relay, raw: {total:.1f} us" in result.output
+        elif group == "lab":
+            (path,) = written["lab"]
+            assert path["idle"]["lost"] == 0
+            assert 0.5 < path["flows"]["down"]["share"] < 1
+            assert path["flows"]["down"]["cpu_s_per_gb_padded"] > 0
+            assert path["plain"]["mbit"] > path["flows"]["down"]["mbit"][0]
+            assert (tmp_path / "bench-lab.svg").stat().st_size > 1000
+        else:
+            for run in written["emission"]["runs"]:
+                assert run["ticks"] >= 900, "of a thousand wished for, most were seen"
+
+
+def test_the_command_shows_again_what_it_wrote(tmp_path: Path) -> None:
+    file = tmp_path / "bench.json"
+    first = CliRunner().invoke(main, ["bench", "micro", "--quick", "--json", str(file)])
+    assert first.exit_code == 0, first.output
+    again = CliRunner().invoke(main, ["bench", "--from", str(file), "--plot", str(tmp_path / "plots")])
+    assert "encipher" in again.output
+    assert [path.name for path in (tmp_path / "plots").iterdir()] == ["bench-micro.svg"]
+    file.write_text("{}")
+    assert "no record of a benchmark" in CliRunner().invoke(main, ["bench", "--from", str(file)]).output
+
+
+def test_a_plot_of_everything_is_drawn(tmp_path: Path) -> None:
+    costs = [scaling.Cost(1, 1, 2.0), scaling.Cost(64, 500, 6.0)]
+    everything = Report(report.SCHEMA, {}, scaling=scaling.Scaling(costs, scaling.Growth(8.0, 90.0), []))
+    assert [path.name for path in plots.draw(everything, tmp_path)] == ["bench-scaling.svg"]
 
 
 def left_behind() -> list[Path]:

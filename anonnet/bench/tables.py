@@ -1,0 +1,181 @@
+"""The record of a benchmark for a terminal, and how it stands to the targets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Final
+
+from rich.table import Table
+
+from anonnet.bench.chain import Flow, Measured
+from anonnet.bench.emission import Emission
+from anonnet.bench.report import RATE, TARGET_MIB, TARGET_US, TRANSPORTS, Micro, Node, Relay, Report
+from anonnet.bench.scaling import Scaling
+
+EMISSION_STD_US: Final = 100.0
+ECHO_TICKS: Final = 8
+ECHO_MS: Final = 3.0
+
+
+def tables(report: Report) -> Iterator[Table]:
+    """Draw what was measured."""
+    if report.micro:
+        yield _micro(report.micro, str(report.host["engine"]))
+    if report.node:
+        yield from _node(report.node)
+    if report.lab:
+        yield from _lab(report.lab)
+    if report.scaling:
+        yield from _scaling(report.scaling)
+    if report.emission:
+        yield _emission(report.emission)
+
+
+def _micro(micro: Micro, engine: str) -> Table:
+    table = Table("microseconds a cell", *micro.parts, title=f"micro, hot, {engine}")
+    for part in ("seal", "open", "encipher", "decipher", "switch"):
+        table.add_row(part, *(f"{getattr(one, part):.2f}" for one in micro.parts.values()))
+    for transport in TRANSPORTS:
+        found = [by_transport.get(transport) for by_transport in micro.sockets.values()]
+        table.add_row(f"kernel: send, {transport}", *(f"{one.send:.2f}" if one else "-" for one in found))
+        table.add_row(
+            f"kernel: receive, {transport}", *(f"{one.receive:.2f}" if one else "-" for one in found)
+        )
+    table.add_row("memory blocks kept", *(f"{one.kept_blocks:.3f}" for one in micro.parts.values()))
+    table.add_row("memory in passing, KiB a tick", *(f"{one.peak_kib:.1f}" for one in micro.parts.values()))
+    return table
+
+
+def _node(node: Node) -> Iterator[Table]:
+    head = "a relay at work|links|routes|CPU us a cell|cells a core|late by, us|std|worst|skipped"
+    table = Table(*head.split("|"), title="node")
+    for one in node.relays:
+        last = one.runs[-1]
+        name = f"{one.rate} {one.transport}" + (", cores busy" if one.busy else "")
+        late = f"{last.late_median_us:.0f}", f"{last.late_std_us:.1f}", f"{last.late_worst_us:.0f}"
+        cost = f"{one.cpu_us:.2f}", f"{one.cells_per_core:,.0f}"
+        skipped = sum(run.skipped for run in one.runs)
+        table.add_row(name, str(one.links), str(one.routes), *cost, *late, str(skipped))
+    for name, bare in node.bare.items():
+        table.add_row(f"{name}, without AnonNet", "1", "", f"{bare.cpu_us:.2f}", f"{1e6 / bare.cpu_us:,.0f}")
+    yield table
+    if node.memory:
+        mib = Table("process", "RSS MiB", "PSS MiB", title="an idle node")
+        for name, process in node.memory.items():
+            mib.add_row(name, f"{process.rss:.1f}", f"{process.pss:.1f}")
+        yield mib
+
+
+def _lab(measured: list[Measured]) -> Iterator[Table]:
+    table = Table("", *(_name(one) for one in measured), title="lab: caller - r1 - r2 - x1")
+    rows = {
+        "tick, ms; cells": [f"{one.tick_ms:.2f}; {one.cells_per_tick}" for one in measured],
+        "load before": [f"{one.load:.1f}" for one in measured],
+        "kernels only: Mbit/s": [f"{one.plain.mbit:.0f}" if one.plain else "" for one in measured],
+        "up, s; first byte": [f"{one.up_s:.2f}; {one.first_byte_s:.2f}" for one in measured],
+        "set-up, ms": [" ".join(f"{value:.0f}" for value in one.setup_ms) for one in measured],
+        "echo idle, ms: mean, p99": [f"{one.idle.mean:.1f}, {one.idle.p99:.1f}" for one in measured],
+        "small page, ms": [f"{one.get_ms:.0f}" if one.get_ms else "" for one in measured],
+    }
+    for kind in dict.fromkeys(chain.from_iterable(one.flows for one in measured)):
+        columns = [_flow(one.flows[kind]) if kind in one.flows else {} for one in measured]
+        for name in next(filter(None, columns)):
+            rows[f"{kind}: {name}"] = [column.get(name, "") for column in columns]
+    for name, cells in rows.items():
+        table.add_row(name, *cells)
+    yield table
+    yield _memory(measured[-1])
+
+
+def _flow(flow: Flow) -> dict[str, str]:
+    return {
+        "Mbit/s": ", ".join(f"{value:.4g}" for value in flow.mbit),
+        "share of the wire": f"{flow.share:.0%}",
+        "echo beside, ms": f"{flow.echoes.mean:.1f}",
+        "CPU s/GB padded; carried": f"{flow.cpu_s_per_gb_padded:.0f}; {flow.cpu_s_per_gb_carried:.0f}",
+        "core": " ".join(f"{value:.0%}" for value in flow.core.values()),
+        "ticks skipped": " ".join(str(value) for value in flow.skipped.values()),
+        "stalls: ms, ticks": f"{sum(flow.stalls_ms):.0f}, {flow.stalls_excuse}",
+    }
+
+
+def _name(one: Measured) -> str:
+    return f"{one.rate} {one.transport}" + (f" +{one.delay_ms:g} ms" if one.delay_ms else "")
+
+
+def _memory(one: Measured) -> Table:
+    table = Table("RSS (PSS), MiB", "keeper", "control", "data plane", title=f"memory, {_name(one)}")
+    for node, processes in one.memory.items():
+        table.add_row(
+            node,
+            *(
+                f"{processes[p].rss:.0f} ({processes[p].pss:.0f})"
+                for p in ("keeper", "control", "data plane")
+            ),
+        )
+    return table
+
+
+def _scaling(scaling: Scaling) -> Iterator[Table]:
+    table = Table("links on each side", "routes", "CPU us a cell", title="scaling: a plane moved by hand")
+    for one in scaling.costs:
+        table.add_row(str(one.links), str(one.routes), f"{one.us:.2f}")
+    table.add_row(
+        "", "", f"{scaling.growth.route_kib:.1f} KiB a route, {scaling.growth.link_kib:.0f} KiB a link"
+    )
+    yield table
+    if scaling.nodes:
+        nodes = Table(
+            "nodes in a row", "echo, ms", "Mbit/s down", "share", "core of a relay", title="scaling"
+        )
+        for row in scaling.nodes:
+            flow = row.flows["down"]
+            nodes.add_row(
+                str(row.hops + 1), f"{row.idle.mean:.0f}", f"{flow.mbit[0]:.2f}", f"{flow.share:.0%}",
+                f"{flow.core['r1']:.1%}",
+            )  # fmt: skip
+        yield nodes
+
+
+def _emission(emission: Emission) -> Table:
+    head = "run|p, idle - loaded|p, idle - idle|std us: idle|loaded|median us: idle|loaded"
+    table = Table(*head.split("|"), title=f"emission at {emission.rate}")
+    for number, run in enumerate(emission.runs, 1):
+        table.add_row(
+            str(number), f"{run.p_loaded:.2g}", f"{run.p_control:.2g}", f"{run.idle_std_us:.1f}",
+            f"{run.loaded_std_us:.1f}", f"{run.idle_median_us:.2f}", f"{run.loaded_median_us:.2f}",
+        )  # fmt: skip
+    return table
+
+
+def verdict(report: Report) -> Iterator[str]:
+    """Say how it stands to the targets."""
+    for one in report.node.relays if report.node else ():
+        if _is_judged(one):
+            target = TARGET_US[one.transport]
+            grade = _grade(one.cpu_us <= target)
+            yield f"relay, {one.transport}: {one.cpu_us:.1f} us a cell, {grade} {target:g}"
+    if report.node and report.node.memory:
+        mib = sum(process.rss for name, process in report.node.memory.items() if name != "keeper")
+        yield f"control and data plane: {mib:.0f} MiB resident, {_grade(mib <= TARGET_MIB)} {TARGET_MIB:g}"
+    for path in report.lab:
+        if path.hops == 3 and not path.delay_ms:
+            most = ECHO_TICKS * path.tick_ms + ECHO_MS
+            held = path.idle.mean <= most
+            yield f"echo, {_name(path)}: {path.idle.mean:.1f} ms, {_grade(held)} 8 ticks and 3 ms: {most:.1f}"
+    if emission := report.emission:
+        worst = max(max(run.idle_std_us, run.loaded_std_us) for run in emission.runs)
+        grade = _grade(worst <= EMISSION_STD_US)
+        yield f"emission: std up to {worst:.0f} us, {grade} {EMISSION_STD_US:g}"
+        words = ("no difference", "a difference")
+        idle, loaded = words[emission.control_found], words[emission.found]
+        yield f"idle against loaded: {loaded}; idle against idle: {idle}"
+
+
+def _is_judged(one: Relay) -> bool:
+    return (one.rate, one.busy, one.links, one.routes) == (RATE, 0, 1, 1)
+
+
+def _grade(held: bool) -> str:
+    return "within" if held else "OVER"
