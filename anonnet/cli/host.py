@@ -39,6 +39,7 @@ def up_settings(config: Config, peers: list[Peer], users: bool = False) -> UpSet
         lan=config.caller.lan,
         outside=config.caller.outside,
         outside_users=user_ids(config.caller.outside_users),
+        forward=config.caller.forward,
         users=users,
         socks=find_user(config.node.user).uid if users else None,
         run_dir=config.node.run_dir,

@@ -115,6 +115,7 @@ distinct_exits = "auto"          # an exit for each circuit: auto = while there 
 share = 1.0                      # of the free slots of its links, for this host's circuits
 lan = []                         # the local network: ["192.168.1.0/24"]; past the tunnel, both ways
 outside = []                     # other ranges that stay outside of the tunnel, as those of another VPN
+forward = []                     # devices of containers and machines of our own: ["docker0", "veth*"]
 outside_users = []               # users whose programs do: ["backup"]; what they look up is resolved inside
 
 [socks]

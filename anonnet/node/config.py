@@ -37,6 +37,10 @@ Interface = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$", description="write at most 15 of a-z 0-9 _ . -")
 ]
 
+Devices = Annotated[  # one, or all whose name begins so
+    str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,13}[A-Za-z0-9_.*-]?$", description="write docker0 or v*")
+]
+
 
 class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A table of the file; a key that it does not know is an error."""
@@ -130,6 +134,7 @@ class CallerSection(_Section, frozen=True):
     lan: tuple[str, ...] = ()
     outside: tuple[str, ...] = ()
     outside_users: tuple[str, ...] = ()
+    forward: tuple[Devices, ...] = ()
 
 
 class SocksSection(_Section, frozen=True):

@@ -32,7 +32,9 @@ class Nft(_Action, frozen=True):
 
 class Rule(_Action, frozen=True):
     """Add or delete a policy routing rule for packets to a range, with a mark, without one, of sockets that
-    are bound to a device (`by`), or of UDP ports (`udp`: source and destination)."""
+    are bound to a device (`by`), that came in by one (`came_by`), or of UDP ports (`udp`: source and
+    destination).
+    """
 
     add: bool
     version: int  # 4 or 6
@@ -43,6 +45,7 @@ class Rule(_Action, frozen=True):
     fwmark: int | None = None
     by: str = ""
     udp: tuple[int, int] | None = None
+    came_by: str = ""
 
     @property
     def family(self) -> int:
@@ -53,6 +56,8 @@ class Rule(_Action, frozen=True):
         selector = f"to {self.to} " if self.to else ""
         if self.by:
             selector += f"oif {self.by} "
+        if self.came_by:
+            selector += f"iif {self.came_by} "
         if self.not_fwmark is not None:
             selector += f"not fwmark {self.not_fwmark:#x} "
         if self.fwmark is not None:

@@ -79,7 +79,8 @@ class Wall:
     """All that the caller's firewall depends on. `devices`: those whose packet sockets are blocked too.
 
     Packet sockets bypass `output`; `devices` is None where the kernel has no egress hook. `arp`: whether
-    it can filter ARP.
+    it can filter ARP. `forward`: devices, `veth*` for all whose name begins so, behind which are hosts of our
+    own whose traffic goes into the tunnel too: containers, virtual machines.
     """
 
     tun: str
@@ -88,6 +89,7 @@ class Wall:
     outside: Outside
     devices: Sequence[str] | None
     arp: bool
+    forward: Sequence[str] = ()
 
     @property
     def families(self) -> list[str]:
@@ -108,7 +110,7 @@ def outside_mark(mark: int) -> int:
 def caller_firewall(wall: Wall) -> Step:
     """Return the step that blocks everything but the tunnel, the links and what keeps the wire alive."""
     chains = _filters(wall)
-    chains["inet"] += _reroute(wall)
+    chains["inet"] += _reroute(wall) + _forwarding_nat(wall)
     return Step(
         name="firewall",
         phase=Phase.FIREWALL,
@@ -241,7 +243,44 @@ def _caller_chains(wall: Wall) -> list[str]:
                 "reject with icmpx admin-prohibited",  # programs learn at once; nothing reaches a wire
             ],
         ),
-        chain("forward", "type filter hook forward priority filter; policy drop", []),
+        chain("forward", "type filter hook forward priority filter; policy drop", _forwarded(wall)),
+    ]
+
+
+def _forwarded(wall: Wall) -> list[str]:
+    """Nobody out there opens a connection to those behind us, and they reach nothing but the tunnel.
+
+    What they write into the DSCP field is not for the data plane, which takes it for a class.
+    """
+    into, out = f'oifname "{wall.tun}"', f'iifname "{wall.tun}"'
+    return [
+        f"{into} ip dscp set 0",
+        f"{into} ip6 dscp set 0",
+        *(f'iifname "{device}" {into} accept' for device in wall.forward),
+        *(f'{out} oifname "{device}" ct state established,related accept' for device in wall.forward),
+    ]
+
+
+def _forwarding_nat(wall: Wall) -> list[str]:
+    """Those behind us share the inner address, and ask the inner resolver, whomever they mean to ask."""
+    if not wall.forward:
+        return []
+    resolvers = (("ip", spec.INNER4_EXIT), ("ip6", spec.INNER6_EXIT))
+    return [
+        chain(
+            "forward_dns",
+            "type nat hook prerouting priority dstnat; policy accept",
+            [
+                f'iifname "{device}" meta nfproto {family} {_DNS} dnat {ip} to {resolver}'
+                for device in wall.forward
+                for (ip, resolver), family in zip(resolvers, ("ipv4", "ipv6"), strict=True)
+            ],
+        ),
+        chain(
+            "forward_nat",
+            "type nat hook postrouting priority srcnat; policy accept",
+            [f'iifname "{device}" oifname "{wall.tun}" masquerade' for device in wall.forward],
+        ),
     ]
 
 

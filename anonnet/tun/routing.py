@@ -28,6 +28,7 @@ MARK: Final = 0x616E  # SO_MARK of link traffic, unless configured
 LAN_PRIORITY: Final = 1100  # before any rule of a VPN; after those of VRFs (1000)
 OUTSIDE_PRIORITY: Final = 1105
 DHCP_PRIORITY: Final = 1106
+FORWARD_PRIORITY: Final = 1107
 TUNNEL_PRIORITY: Final = 1110
 
 DHCP_PORTS: Final = {4: (68, 67), 6: (546, 547)}  # client's, server's: RFC 2131 4.1, RFC 8415 7.2
@@ -37,8 +38,13 @@ _FIB_RULE_INVERT = 2  # linux/fib_rules.h
 _EEXIST, _ABSENT = 17, (2, 3, 19)  # ENOENT, ESRCH, ENODEV
 
 
-def routing_steps(tun: str, mark: int, outside: Outside, *, prior_rp_filter: str, ipv6: bool) -> list[Step]:
-    """Return the steps that turn all unmarked traffic, but for what stays outside, into the tunnel."""
+def routing_steps(
+    tun: str, mark: int, outside: Outside, *, forward: bool, prior_rp_filter: str, ipv6: bool
+) -> list[Step]:
+    """Return the steps that turn all unmarked traffic, but for what stays outside, into the tunnel.
+
+    `forward`: what comes out of it may be for others than this host, to whom the main table knows the way.
+    """
     inner = {4: spec.INNER4_CALLER, 6: spec.INNER6_CALLER}
     versions = (4, 6) if ipv6 else (4,)
     steps = [
@@ -60,6 +66,9 @@ def routing_steps(tun: str, mark: int, outside: Outside, *, prior_rp_filter: str
     for version in versions if outside.programs else ():
         rule = Rule(True, version, OUTSIDE_PRIORITY, MAIN_TABLE, fwmark=outside_mark(mark))
         steps.append(rule_step(f"rule-outside-ipv{version}", rule))
+    for version in versions if forward else ():
+        rule = Rule(True, version, FORWARD_PRIORITY, MAIN_TABLE, came_by=tun)
+        steps.append(rule_step(f"rule-forward-ipv{version}", rule))
     for version in versions:
         rule = Rule(True, version, DHCP_PRIORITY, MAIN_TABLE, udp=DHCP_PORTS[version])
         steps.append(rule_step(f"rule-dhcp-ipv{version}", rule))
@@ -102,7 +111,8 @@ def rule_stands(rule: Rule) -> bool:
     mark = rule.fwmark if rule.not_fwmark is None else rule.not_fwmark
     to = ipaddress.ip_network(rule.to) if rule.to else None
     to_range = (str(to.network_address), to.prefixlen) if to else (None, 0)
-    wanted = (rule.table, mark, invert, *to_range, rule.by or None, rule.udp)
+    devices = (rule.by or None, rule.came_by or None)
+    wanted = (rule.table, mark, invert, *to_range, *devices, rule.udp)
     with rtnl.IPRoute() as netlink:
         return any(
             wanted
@@ -113,6 +123,7 @@ def rule_stands(rule: Rule) -> bool:
                 found.get_attr("FRA_DST"),
                 found["dst_len"],
                 found.get_attr("FRA_OIFNAME"),
+                found.get_attr("FRA_IIFNAME"),
                 _ports(found),
             )
             for found in netlink.get_rules(family=rule.family)
@@ -142,6 +153,8 @@ def _rule_request(rule: Rule) -> dict[str, object]:
     if rule.udp is not None:
         source, destination = (f"{port}:{port}" for port in rule.udp)
         request |= {"ip_proto": socket.IPPROTO_UDP, "sport_range": source, "dport_range": destination}
+    if rule.came_by:
+        request["iifname"] = rule.came_by
     return request
 
 
@@ -178,6 +191,17 @@ def rules_in_place() -> bool:
     """Return whether a rule of ours leads into our table."""
     with rtnl.IPRoute() as netlink:
         return any(rule.get_attr("FRA_TABLE") == TABLE for rule in netlink.get_rules())
+
+
+def uplinks() -> set[str]:
+    """Return the devices by which the main table's default routes lead."""
+    with rtnl.IPRoute() as netlink:
+        families = (socket.AF_INET, socket.AF_INET6)
+        routes = (route for family in families for route in netlink.get_default_routes(family=family))
+        indexes = {route.get_attr("RTA_OIF") for route in routes}
+        return {
+            str(link.get_attr("IFLA_IFNAME")) for link in netlink.get_links() if link["index"] in indexes
+        }
 
 
 def _index(netlink: rtnl.IPRoute, device: str) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import ipaddress
 import socket
@@ -34,6 +35,7 @@ class UpSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     `lan`, `outside`: address ranges that stay outside of the tunnel, both ways. `outside_users`: ids of the
     users whose programs do; `programs`: the cgroup of those that `anonnet-tun exclude` starts, "" until then.
+    `forward`: devices behind which are hosts of our own, who get into the tunnel too (`firewall.Wall`).
     `users`: circuits isolate by user, so the data plane must know whose packets it reads; `socks`: id of the
     user as whom the SOCKS proxy runs.
     """
@@ -45,6 +47,7 @@ class UpSettings(msgspec.Struct, frozen=True, kw_only=True):
     outside: tuple[str, ...] = ()
     outside_users: tuple[int, ...] = ()
     programs: str = ""
+    forward: tuple[str, ...] = ()
     users: bool = False
     socks: int | None = None
     run_dir: Path = Path("/run/anonnet")
@@ -99,11 +102,15 @@ class HostFacts:
 def gather_facts(settings: UpSettings) -> HostFacts:
     """Look at the host. Raises OperatorError if something that `up` needs is missing."""
     commands.require_net_admin()
-    names = tuple(name for _, name in socket.if_nameindex() if name not in ("lo", settings.tun))
+    names = [name for _, name in socket.if_nameindex() if name not in ("lo", settings.tun)]
+    behind = [name for name in names if any(fnmatch.fnmatchcase(name, one) for one in settings.forward)]
+    if leading := sorted(set(behind) & routing.uplinks()):
+        hint = "name only devices of containers and virtual machines in caller.forward"
+        raise OperatorError(f"the way to the Internet is by {', '.join(leading)}", hint)
     return HostFacts(
         ipv6=read_sysctl("net/ipv6/conf/all/disable_ipv6", "1") == "0",
         rp_filter=read_sysctl(routing.RP_FILTER),
-        devices=names if supports("netdev") else None,
+        devices=tuple(name for name in names if name not in behind) if supports("netdev") else None,
         dns=dns.dns_facts(settings.resolv_conf),
         arp=supports("arp"),
     )
@@ -122,7 +129,10 @@ def supports(family: str) -> bool:
 
 def wall(settings: UpSettings, facts: HostFacts) -> Wall:
     """Return what the firewall depends on."""
-    return Wall(settings.tun, settings.mark, settings.links, settings.kept_out, facts.devices, facts.arp)
+    kept_out = settings.kept_out
+    return Wall(
+        settings.tun, settings.mark, settings.links, kept_out, facts.devices, facts.arp, settings.forward
+    )
 
 
 def plan_up(settings: UpSettings, facts: HostFacts) -> list[Step]:
@@ -143,7 +153,12 @@ def plan_up(settings: UpSettings, facts: HostFacts) -> list[Step]:
             undo=DeleteTun(settings.tun, OWNER),
         ),
         *routing.routing_steps(
-            settings.tun, settings.mark, outside, prior_rp_filter=facts.rp_filter, ipv6=facts.ipv6
+            settings.tun,
+            settings.mark,
+            outside,
+            forward=bool(settings.forward),
+            prior_rp_filter=facts.rp_filter,
+            ipv6=facts.ipv6,
         ),
         *dns.dns_steps(settings.tun, facts.dns),
     ]

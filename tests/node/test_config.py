@@ -56,6 +56,7 @@ WRONG = {
     "[caller]\ndistinct_exits = 'no'": "caller.distinct_exits will not do",
     "[caller]\nexit = 'hazel'": "caller.exit = 'hazel' will not do",
     "[caller]\nlan = ['home']": "caller.lan[0] = 'home' will not do",
+    "[caller]\nforward = ['*']": "caller.forward[0] will not do: write docker0 or v*",
     "[socks]\nlisten = '127.0.0.1'": "socks.listen = '127.0.0.1' will not do: write 127.0.0.1:1080",
     "[socks]\nlisten = '127.0.0.1:0'": "socks.listen = '127.0.0.1:0' will not do: write 127.0.0.1:1080",
     "[socks]\nlisten = '0.0.0.0:1080'": "socks.listen: others than this host can reach 0.0.0.0: name",

@@ -104,7 +104,9 @@ def whole_round(settings: UpSettings) -> int:
 
 
 def test_fifty_rounds(settings: UpSettings) -> None:
-    settings = msgspec.structs.replace(settings, outside_users=(12345,), programs=cgroup.path(), users=True)
+    settings = msgspec.structs.replace(
+        settings, outside_users=(12345,), programs=cgroup.path(), users=True, forward=("nest*",)
+    )
     steps = inside(HOST, lambda: len(plan_up(settings, gather_facts(settings))))
     before = snapshot(HOST, settings.resolv_conf)
     looks = 0
