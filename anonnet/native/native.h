@@ -31,6 +31,7 @@ enum {
     TYPE_FIRST_HANDSHAKE = 1,
     TYPE_LAST_HANDSHAKE = 3,
     STRIDE = 2048, /* proto/inbox.py */
+    CACHE_LINE = 64,
     WINDOW = 2048, /* crypto/replay.py; a multiple of 64 */
     MAX_THREADS = 64,
 };
@@ -129,8 +130,9 @@ typedef struct {
     PyObject *memory;  /* bytearray */
     Py_buffer block;   /* of `memory` */
     size_t cell_len;
-    uint64_t *filled;
-    uint32_t mask, next;
+    uint64_t *filled;         /* by slot number modulo the capacity: which slot's cell is whole */
+    uint32_t *places, *spare; /* by the same: where it is in `block`; where there is none */
+    uint32_t spares, mask, next;
     long prefill, tick, ample, spacing;
     double majority, stall;
     long long early, late, turn;
@@ -141,12 +143,13 @@ typedef struct {
 extern PyTypeObject ForwardQueueType;
 
 int queue_init(void);
-uint8_t *queue_cell(QueueObject *self, uint32_t slot);
-PyObject *queue_row(QueueObject *self, uint32_t slot); /* new reference, or NULL with an exception */
+uint8_t *queue_cell(QueueObject *self, uint32_t slot); /* that has been claimed; NULL if it has not */
+PyObject *queue_row(QueueObject *self, const uint8_t *cell); /* new reference, or NULL with an exception */
 uint8_t *queue_claim(QueueObject *self, uint32_t slot); /* NULL: late, a duplicate or absurd */
 void queue_commit(QueueObject *self, uint32_t slot);
 typedef enum { TAKE_HOLD, TAKE_ABSENT, TAKE_CELL } Taken;
-Taken queue_take(QueueObject *self, long long tick, uint32_t *slot);
+/* The cell stays what it is until the next claim. */
+Taken queue_take(QueueObject *self, long long tick, uint32_t *slot, uint8_t **cell);
 
 /* -- transit.c ---------------------------------------------------------------------------------------- */
 

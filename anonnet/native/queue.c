@@ -5,15 +5,34 @@
 #define EMPTY UINT64_MAX
 #define HALF 0x80000000u
 enum { MAX_CAPACITY = 1 << 20 };
+static const uint32_t NOWHERE = UINT32_MAX;
+
+/* Cells are put into memory that was used last, not around a ring: a queue holds a few of those it has room for, and
+ * with hundreds of queues only those stay in the processor's caches. */
+
+static uint8_t *cell_at(const QueueObject *self, uint32_t place)
+{
+    return (uint8_t *)self->block.buf + (size_t)place * self->cell_len;
+}
 
 uint8_t *queue_cell(QueueObject *self, uint32_t slot)
 {
-    return (uint8_t *)self->block.buf + (size_t)(slot & self->mask) * self->cell_len;
+    uint32_t place = self->places[slot & self->mask];
+    return place == NOWHERE ? NULL : cell_at(self, place);
+}
+
+static void give_back(QueueObject *self, uint32_t slot)
+{
+    uint32_t *place = &self->places[slot & self->mask];
+    if (*place != NOWHERE)
+        self->spare[self->spares++] = *place;
+    *place = NOWHERE;
 }
 
 /* Python sees a queue's cells as rows of views, made when it first asks. */
-PyObject *queue_row(QueueObject *self, uint32_t slot)
+PyObject *queue_row(QueueObject *self, const uint8_t *cell)
 {
+    Py_ssize_t place = (cell - (const uint8_t *)self->block.buf) / (Py_ssize_t)self->cell_len;
     if (self->rows == NULL) {
         self->rows = PyObject_CallFunction(rows_of, "OkO", self->format, (unsigned long)self->mask + 1, self->memory);
         if (self->rows == NULL)
@@ -24,7 +43,7 @@ PyObject *queue_row(QueueObject *self, uint32_t slot)
             return NULL;
         }
     }
-    return Py_NewRef(PyList_GET_ITEM(self->rows, slot & self->mask));
+    return Py_NewRef(PyList_GET_ITEM(self->rows, place));
 }
 
 static bool begins_anew(const QueueObject *self, uint32_t ahead)
@@ -46,7 +65,13 @@ uint8_t *queue_claim(QueueObject *self, uint32_t slot)
         self->early++;
     if (ahead > self->mask || self->filled[slot & self->mask] == slot)
         return NULL;
-    return queue_cell(self, slot);
+    uint32_t *place = &self->places[slot & self->mask];
+    if (*place == NOWHERE)
+        *place = self->spare[--self->spares]; /* as many places as slots */
+    uint8_t *cell = cell_at(self, *place);
+    for (size_t at = 0; at < self->cell_len; at += CACHE_LINE)
+        __builtin_prefetch(cell + at, 1);
+    return cell;
 }
 
 void queue_commit(QueueObject *self, uint32_t slot)
@@ -67,7 +92,7 @@ static bool slip(QueueObject *self)
     return (double)late > self->majority;
 }
 
-Taken queue_take(QueueObject *self, long long tick, uint32_t *slot)
+Taken queue_take(QueueObject *self, long long tick, uint32_t *slot, uint8_t **cell)
 {
     if (tick >= self->turn && self->synced) {
         self->turn = tick + self->spacing;
@@ -77,12 +102,14 @@ Taken queue_take(QueueObject *self, long long tick, uint32_t *slot)
     *slot = self->next;
     uint64_t *filled = &self->filled[*slot & self->mask];
     bool there = *filled == *slot;
-    if (there)
-        *filled = EMPTY;
-    else if (!self->synced)
+    if (!there && !self->synced)
         return TAKE_HOLD;
+    if (there)
+        *cell = queue_cell(self, *slot);
     else
         self->missing++;
+    *filled = EMPTY;
+    give_back(self, *slot);
     self->fresh = false;
     self->next++;
     return there ? TAKE_CELL : TAKE_ABSENT;
@@ -106,6 +133,8 @@ static void queue_dealloc(PyObject *object)
         PyBuffer_Release(&self->block);
     Py_CLEAR(self->memory);
     PyMem_Free(self->filled);
+    PyMem_Free(self->places);
+    PyMem_Free(self->spare);
     Py_TYPE(object)->tp_free(object);
 }
 
@@ -140,13 +169,21 @@ static PyObject *queue_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->cell_len = (size_t)cell_len;
     self->format = Py_NewRef(format);
     self->filled = PyMem_New(uint64_t, (size_t)capacity);
-    self->memory = self->filled ? PyByteArray_FromStringAndSize(NULL, capacity * cell_len) : PyErr_NoMemory();
+    self->places = PyMem_New(uint32_t, (size_t)capacity);
+    self->spare = PyMem_New(uint32_t, (size_t)capacity);
+    self->memory = self->filled && self->places && self->spare
+                       ? PyByteArray_FromStringAndSize(NULL, capacity * cell_len)
+                       : PyErr_NoMemory();
     if (self->memory == NULL || PyObject_GetBuffer(self->memory, &self->block, PyBUF_WRITABLE) < 0) {
         Py_DECREF(self);
         return NULL;
     }
-    for (long i = 0; i < capacity; i++)
+    for (long i = 0; i < capacity; i++) {
         self->filled[i] = EMPTY;
+        self->places[i] = NOWHERE;
+        self->spare[i] = (uint32_t)(capacity - 1 - i);
+    }
+    self->spares = (uint32_t)capacity;
     memset(self->block.buf, 0, (size_t)self->block.len);
     self->mask = (uint32_t)capacity - 1;
     self->prefill = prefill, self->tick = tick, self->ample = ample, self->spacing = spacing;
@@ -180,9 +217,10 @@ static PyObject *queue_py_claim(PyObject *object, PyObject *argument)
     uint32_t slot;
     if (any_slot(argument, &slot) < 0)
         return NULL;
-    if (queue_claim((QueueObject *)object, slot) == NULL)
+    const uint8_t *cell = queue_claim((QueueObject *)object, slot);
+    if (cell == NULL)
         Py_RETURN_NONE;
-    return queue_row((QueueObject *)object, slot);
+    return queue_row((QueueObject *)object, cell);
 }
 
 static PyObject *queue_py_commit(PyObject *object, PyObject *argument)
@@ -201,10 +239,11 @@ static PyObject *queue_py_take(PyObject *object, PyObject *argument)
     long long tick = PyLong_AsLongLong(argument);
     if (tick == -1 && PyErr_Occurred())
         return NULL;
-    Taken taken = queue_take(self, tick, &slot);
+    uint8_t *cell;
+    Taken taken = queue_take(self, tick, &slot, &cell);
     if (taken == TAKE_HOLD)
         Py_RETURN_NONE;
-    PyObject *row = taken == TAKE_CELL ? queue_row(self, slot) : Py_NewRef(Py_None);
+    PyObject *row = taken == TAKE_CELL ? queue_row(self, cell) : Py_NewRef(Py_None);
     return row ? Py_BuildValue("kN", (unsigned long)slot, row) : NULL;
 }
 

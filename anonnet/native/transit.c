@@ -113,7 +113,10 @@ int inlet_forward(PyObject *object, uint32_t slot, const uint8_t *cell, size_t l
 int inlet_recognised(PyObject *object, uint32_t slot, long long now)
 {
     InletObject *self = (InletObject *)object;
-    PyObject *function = Py_NewRef(self->recognised), *row = queue_row(self->queue, slot - self->shift), *result = NULL;
+    const uint8_t *cell = self->queue ? queue_cell(self->queue, slot - self->shift) : NULL;
+    if (cell == NULL)
+        return 0; /* the route has changed meanwhile */
+    PyObject *function = Py_NewRef(self->recognised), *row = queue_row(self->queue, cell), *result = NULL;
     if (row != NULL)
         result = PyObject_CallFunction(function, "OL", row, now);
     Py_XDECREF(row);
@@ -258,6 +261,7 @@ int outlet_take(PyObject *object, long long tick, Due *due)
     OutletObject *self = (OutletObject *)object;
     QueueObject *queue = self->queue;
     uint32_t slot;
+    uint8_t *cell;
     PyObject *row = NULL;
     *due = (Due){0};
     if (self->end == NULL)
@@ -272,14 +276,13 @@ int outlet_take(PyObject *object, long long tick, Due *due)
             due->row = row;
         return 0;
     }
-    Taken taken = queue_take(queue, tick, &slot);
+    Taken taken = queue_take(queue, tick, &slot, &cell);
     if (taken == TAKE_HOLD)
         return 0;
     Py_ssize_t waiting = PyObject_Size(self->signals);
     if (waiting < 0)
         return -1;
     if (waiting == 0 && taken == TAKE_CELL) {
-        uint8_t *cell = queue_cell(queue, slot);
         renumber(self, cell, slot);
         due->cell = cell;
         due->len = queue->cell_len;
@@ -311,8 +314,7 @@ static PyObject *outlet_call(PyObject *object, PyObject *args, PyObject *kwargs)
         return due.row;
     if (due.cell == NULL)
         Py_RETURN_NONE;
-    QueueObject *queue = ((OutletObject *)object)->queue;
-    return queue_row(queue, get32(due.cell + 4) - ((OutletObject *)object)->shift);
+    return queue_row(due.queue, due.cell);
 }
 
 static PyObject *outlet_get_queue(PyObject *object, void *closure)
