@@ -49,6 +49,8 @@ static PyMethodDef functions[] = {
     {"finish", batch_finish, METH_NOARGS, NULL},
     {"threads", crew_threads, METH_O, NULL},
     {"join", (PyCFunction)(void (*)(void))train_join, METH_FASTCALL, NULL},
+    {"complete", (PyCFunction)(void (*)(void))train_complete, METH_FASTCALL, NULL},
+    {"rewrite", (PyCFunction)(void (*)(void))train_rewrite, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
 

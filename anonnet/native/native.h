@@ -203,6 +203,8 @@ extern PyTypeObject SegmenterType, UnpackerType;
 /* -- train.c ------------------------------------------------------------------------------------------ */
 
 PyObject *train_join(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *train_complete(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *train_rewrite(PyObject *module, PyObject *const *args, Py_ssize_t count);
 
 /* -- module.c ----------------------------------------------------------------------------------------- */
 

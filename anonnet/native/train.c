@@ -1,4 +1,4 @@
-/* Joining TCP segments that wait one behind another: see proto/train.py. */
+/* What is done to each packet at the ends: see proto/train.py and proto/rewrite.py. */
 
 #include "native.h"
 
@@ -6,6 +6,7 @@ enum {
     TUN_MTU = 1500,
     SEGMENT_LEAST = 256,
     TCP = 6,
+    UDP = 17,
     TCP_LEN = 20, /* without options */
     AT4 = 20,     /* of the TCP header */
     AT6 = 40,
@@ -80,6 +81,26 @@ static bool may_join(const uint8_t *train, size_t size, const uint8_t *packet, s
     return (size > TUN_MTU || right(train, size, at)) && (len > TUN_MTU || right(packet, len, at));
 }
 
+/* complete(packet, start, offset): finish a checksum that holds the pseudo-header's sum */
+PyObject *train_complete(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    (void)module;
+    if (count != 3 || !PyByteArray_Check(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "complete(packet, start, offset)");
+        return NULL;
+    }
+    Py_ssize_t start = PyLong_AsSsize_t(args[1]), offset = PyLong_AsSsize_t(args[2]), size = PyByteArray_GET_SIZE(args[0]);
+    if ((start == -1 || offset == -1) && PyErr_Occurred())
+        return NULL;
+    if (start < 0 || offset < 0 || start > size || offset > size - start - 2) {
+        PyErr_SetString(PyExc_ValueError, "no room for a checksum there");
+        return NULL;
+    }
+    uint8_t *from = (uint8_t *)PyByteArray_AS_STRING(args[0]) + start;
+    put16(from + offset, sum16(from, (size_t)(size - start)) ^ 0xFFFF);
+    Py_RETURN_NONE;
+}
+
 /* join(train, packet, limit) -> whether the one now holds the other */
 PyObject *train_join(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
@@ -112,5 +133,52 @@ PyObject *train_join(PyObject *module, PyObject *const *args, Py_ssize_t count)
     } else {
         put16(train + 4, (uint32_t)(whole - AT6));
     }
+    Py_RETURN_TRUE;
+}
+
+/* A checksum for data whose sum has gained `delta`, as proto/rewrite.py has it. */
+static void adjust(uint8_t *checksum, uint32_t delta)
+{
+    uint32_t total = (get16(checksum) ^ 0xFFFF) + delta;
+    put16(checksum, ((total & 0xFFFF) + (total >> 16)) ^ 0xFFFF);
+}
+
+/* rewrite(packet, at, old, new, delta) -> whether it was changed. False says nothing: only whole packets and trains of TCP
+ * and UDP without options or extensions are done here. `at`: where the address is. */
+PyObject *train_rewrite(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    (void)module;
+    if (count != 5 || !PyByteArray_Check(args[0]) || !PyBytes_Check(args[2]) || !PyBytes_Check(args[3])) {
+        PyErr_SetString(PyExc_TypeError, "rewrite(packet, at, old, new, delta)");
+        return NULL;
+    }
+    Py_ssize_t where = PyLong_AsSsize_t(args[1]), len = PyBytes_GET_SIZE(args[2]);
+    unsigned long delta = PyLong_AsUnsignedLong(args[4]);
+    if (PyErr_Occurred())
+        return NULL;
+    bool four = len == 4;
+    if ((!four && len != 16) || PyBytes_GET_SIZE(args[3]) != len || delta > 0xFFFF || where < 0 ||
+        where + len > (four ? AT4 : AT6)) {
+        PyErr_SetString(PyExc_ValueError, "no such change");
+        return NULL;
+    }
+    size_t size = (size_t)PyByteArray_GET_SIZE(args[0]), at = four ? AT4 : AT6;
+    uint8_t *packet = (uint8_t *)PyByteArray_AS_STRING(args[0]);
+    if (size < at + 8 || (four ? packet[0] != 0x45 : packet[0] >> 4 != 6) ||
+        memcmp(packet + where, PyBytes_AS_STRING(args[2]), (size_t)len) != 0)
+        Py_RETURN_FALSE;
+    uint8_t protocol = four ? packet[9] : packet[6];
+    size_t checksum = at + (protocol == TCP ? 16 : 6);
+    if ((protocol != TCP && protocol != UDP) || checksum + 2 > size ||
+        (four ? get16(packet + 2) != size || get16(packet + 6) & 0x1FFF : get16(packet + 4) + AT6 != size))
+        Py_RETURN_FALSE;
+    if (size <= TUN_MTU && (protocol == TCP || get16(packet + checksum) != 0)) {
+        adjust(packet + checksum, (uint32_t)delta);
+        if (protocol == UDP && get16(packet + checksum) == 0)
+            put16(packet + checksum, 0xFFFF);
+    }
+    if (four)
+        adjust(packet + 10, (uint32_t)delta);
+    memcpy(packet + where, PyBytes_AS_STRING(args[3]), (size_t)len);
     Py_RETURN_TRUE;
 }

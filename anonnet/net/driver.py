@@ -158,7 +158,7 @@ class Driver:
             if isinstance(order, AttachTun) and descriptor is not None:
                 self._detach(order.role)
                 os.set_blocking(descriptor, False)
-                self._tuns[order.role] = TunFile(descriptor)
+                self._tuns[order.role] = TunFile(descriptor, self._plane.engine.complete)
                 self._roles[descriptor] = order.role
                 self._watch()
             elif isinstance(order, DetachTun):

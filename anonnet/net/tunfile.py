@@ -15,15 +15,13 @@ from typing import Final
 import pytun
 
 from anonnet.proto.rewrite import CHECKSUM_AT, TCP, U16
-from anonnet.proto.train import complete, couple, cut, pseudo_sum, segment_of, tcp_at
+from anonnet.proto.train import Complete, complete, couple, cut, pseudo_sum, segment_of, tcp_at
 from anonnet.spec import TUN_MTU
 
-PACKETS: Final = 64  # read at once
+PACKETS: Final = 64  # read at once, ...
+READ_BYTES: Final = 262_144  # ... until they come to so much: a tick must not wait for more
 PACKET_LEN: Final = 65_536
-
-TUNGETIFF: Final = 0x800454D2
-
-
+_TUNGETIFF: Final = 0x800454D2  # <linux/if_tun.h>
 _HEADER: Final = struct.Struct("=BBHHHH")  # flags, GSO type, header length, GSO size, checksum start, offset
 _NEEDS_CSUM: Final = 1
 _TCPV4, _TCPV6, _ECN = 1, 4, 0x80
@@ -35,8 +33,9 @@ _FLAGS: Final = struct.Struct("=16xH")
 class TunFile:
     """An open TUN, or what stands for one. It does not own the descriptor, which must not block."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, complete: Complete = complete) -> None:
         self.fd = fd
+        self._complete = complete
         self._offload = _has_header(fd)
         self._header = bytearray(_HEADER.size)
         self._packet = bytearray(PACKET_LEN)
@@ -45,16 +44,29 @@ class TunFile:
     def read(self) -> list[bytearray]:
         """Return packets that wait, if any, with whole checksums, and trains. OSError: the device is gone."""
         packets: list[bytearray] = []
+        left = READ_BYTES
         try:
             for _ in range(PACKETS):
+                if left <= 0:
+                    break
                 if self._offload:
                     size = os.readv(self.fd, self._parts) - _HEADER.size
-                    packets += _taken(self._header, self._packet[:size])
+                    left -= size
+                    packets += self._taken(self._packet[:size])
                 else:
                     packets.append(bytearray(os.read(self.fd, PACKET_LEN)))
         except BlockingIOError:
             pass
         return packets
+
+    def _taken(self, packet: bytearray) -> list[bytearray]:
+        """The packets in what the kernel handed over: a train, or as many segments as cannot be one."""
+        flags, kind, _, segment, start, offset = _HEADER.unpack(self._header)
+        if kind & ~_ECN in (_TCPV4, _TCPV6):
+            return [packet] if couple(packet, segment) else cut(packet, segment, 0)
+        if flags & _NEEDS_CSUM and start + offset + 2 <= len(packet):
+            self._complete(packet, start, offset)
+        return [packet]
 
     def write(self, packet: bytearray) -> None:
         """Hand a packet or a sound train to the kernel. OSError: no room, or not to the kernel's taste."""
@@ -70,20 +82,10 @@ class TunFile:
 def _has_header(fd: int) -> bool:
     request = bytearray(_IFREQ_LEN)
     try:
-        fcntl.ioctl(fd, TUNGETIFF, request)
+        fcntl.ioctl(fd, _TUNGETIFF, request)
     except OSError:  # no TUN: in tests
         return False
     return bool(_FLAGS.unpack_from(request)[0] & pytun.IFF_VNET_HDR)
-
-
-def _taken(header: bytearray, packet: bytearray) -> list[bytearray]:
-    """The packets in what the kernel handed over: a train, or as many segments as cannot be one."""
-    flags, kind, _, segment, start, offset = _HEADER.unpack(header)
-    if kind & ~_ECN in (_TCPV4, _TCPV6):
-        return [packet] if couple(packet, segment) else cut(packet, segment, 0)
-    if flags & _NEEDS_CSUM and start + offset + 2 <= len(packet):
-        complete(packet, start, offset)
-    return [packet]
 
 
 def _given(train: bytearray) -> bytes:

@@ -17,9 +17,10 @@ from anonnet.crypto.suite import ANONNET_2026, Open, Seal, Suite
 from anonnet.errors import OperatorError
 from anonnet.proto.intake import Intake, ReceiveSession
 from anonnet.proto.queue import SLIP_SPACING, ForwardQueue, Sizes
+from anonnet.proto.rewrite import Plain, nothing_plain
 from anonnet.proto.segment import Segmenter, Unpacker
 from anonnet.proto.slots import Lane, fill
-from anonnet.proto.train import Join, join
+from anonnet.proto.train import Complete, Join, complete, join
 from anonnet.proto.transit import Inlet, Outlet
 from anonnet.proto.window import SlotWindow
 from anonnet.spec import Format
@@ -48,6 +49,8 @@ class Engine:
     segmenter: type[Segmenter]
     unpacker: type[Unpacker]
     join: Join
+    complete: Complete
+    rewrite: Plain
 
     def __repr__(self) -> str:
         return self.name
@@ -75,6 +78,8 @@ def python(suite: Suite) -> Engine:
         segmenter=Segmenter,
         unpacker=Unpacker,
         join=join,
+        complete=complete,
+        rewrite=nothing_plain,
     )
 
 
@@ -102,6 +107,8 @@ def _native() -> Engine | None:
         segmenter=module.Segmenter,
         unpacker=module.Unpacker,
         join=module.join,
+        complete=module.complete,
+        rewrite=module.rewrite,
     )
 
 

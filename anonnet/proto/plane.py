@@ -280,7 +280,7 @@ class Plane:
                               self.to_tun["caller"].append)  # fmt: skip
             self._callers.circuits[order.number] = circuit
         elif circuit is None:
-            rewriter = Rewriter(order.pool4, order.pool6)
+            rewriter = Rewriter(order.pool4, order.pool6, self.engine.rewrite)
             circuit = Circuit(order.circuit, link.format, self.engine, rewriter.inward, rewriter.outward,
                               self.to_tun["exit"].append)  # fmt: skip
             self._by_pool[order.pool4] = self._by_pool[order.pool6] = circuit

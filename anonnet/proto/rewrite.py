@@ -18,6 +18,7 @@ IPv6 routing header would still change its destination, is refused, unchanged.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, TypeAlias
 
@@ -56,6 +57,14 @@ OPAQUE: Final = -1  # no upper-layer header here: a later fragment
 
 FRAGMENT_OFFSET: Final = 0x1FFF
 
+# A quick way for plain TCP and UDP, so nearly all: (packet, where the address is, old, new, delta) -> done.
+Plain: TypeAlias = Callable[[bytearray, int, bytes, bytes, int], bool]
+
+
+def nothing_plain(_packet: bytearray, _at: int, _old: bytes, _new: bytes, _delta: int) -> bool:
+    """No quick way."""
+    return False
+
 
 class Rewriter:
     """Both directions of one circuit's mapping. `pool4` and `pool6` are packed addresses (4, 16 bytes).
@@ -64,7 +73,8 @@ class Rewriter:
     return False, with the packet unchanged, if it must be dropped. Any other return has changed it in place.
     """
 
-    def __init__(self, pool4: bytes, pool6: bytes) -> None:
+    def __init__(self, pool4: bytes, pool6: bytes, plain: Plain = nothing_plain) -> None:
+        self._plain = plain
         inner4 = IPv4Address(INNER4_CALLER).packed
         inner6 = IPv6Address(INNER6_CALLER).packed
         self._out4 = _Change(inner4, pool4, SOURCE4, DESTINATION4)
@@ -72,13 +82,19 @@ class Rewriter:
         self._in4 = _Change(pool4, inner4, DESTINATION4, SOURCE4)
         self._in6 = _Change(pool6, inner6, DESTINATION6, SOURCE6)
 
-    def outward(self, packet: Packet) -> bool:
+    def outward(self, packet: bytearray) -> bool:
         """Change the caller's source address into the pool's."""
-        return _rewrite(packet, self._out4, self._out6)
+        return self._change(packet, self._out4, self._out6)
 
-    def inward(self, packet: Packet) -> bool:
+    def inward(self, packet: bytearray) -> bool:
         """Change the pool's destination address into the caller's."""
-        return _rewrite(packet, self._in4, self._in6)
+        return self._change(packet, self._in4, self._in6)
+
+    def _change(self, packet: bytearray, change4: _Change, change6: _Change) -> bool:
+        change = change4 if packet and packet[0] >> 4 == 4 else change6
+        if self._plain(packet, change.field.start, change.old, change.new, change.delta):
+            return True
+        return _rewrite(packet, change4, change6)
 
 
 def destination(packet: bytes | Packet) -> bytes | None:

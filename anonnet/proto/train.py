@@ -33,6 +33,7 @@ _SEQUENCE: Final = struct.Struct(">I")
 _WHOLE: Final = 0xFFFF  # what is coupled for the way from a TUN to a circuit may be as long as IP allows
 
 Join: TypeAlias = Callable[[bytearray, bytearray, int], bool]
+Complete: TypeAlias = Callable[[bytearray, int, int], None]
 
 
 def sum16(data: bytes | Packet) -> int:

@@ -27,12 +27,39 @@ from scapy.layers.sctp import SCTP, SCTPChunkData
 from scapy.packet import Packet, Raw
 from scapy.utils import checksum
 
+from anonnet.proto.engine import NATIVE, PYTHON
 from anonnet.proto.rewrite import Rewriter, destination
 from anonnet.spec import INNER4_CALLER, INNER6_CALLER
 
 POOL4, POOL6 = "100.64.3.7", "fd61:6e6f:6e6f::307"
 PEER4, PEER6 = "203.0.113.9", "2001:db8::9"
-REWRITER = Rewriter(IPv4Address(POOL4).packed, IPv6Address(POOL6).packed)
+
+
+class Both:
+    """Rewrites with each engine; they must do the same."""
+
+    def __init__(self) -> None:
+        pools = IPv4Address(POOL4).packed, IPv6Address(POOL6).packed
+        self._rewriters = [
+            Rewriter(*pools, engine.rewrite) for engine in (PYTHON, NATIVE) if engine is not None
+        ]
+
+    def outward(self, packet: bytearray) -> bool:
+        return self._each(packet, Rewriter.outward)
+
+    def inward(self, packet: bytearray) -> bool:
+        return self._each(packet, Rewriter.inward)
+
+    def _each(self, packet: bytearray, change: Callable[[Rewriter, bytearray], bool]) -> bool:
+        copies = [bytearray(packet) for _ in self._rewriters]
+        answers = {change(one, copy) for one, copy in zip(self._rewriters, copies, strict=True)}
+        assert all(copy == copies[0] for copy in copies)
+        packet[:] = copies[0]
+        (answer,) = answers
+        return answer
+
+
+REWRITER = Both()
 
 Built = Callable[[str, str], Packet]  # from (source, destination)
 

@@ -201,6 +201,18 @@ def test_both_engines_join_the_same(
     assert train == other
 
 
+@given(st.binary(min_size=2, max_size=70), st.integers(0, 70), st.integers(0, 70))
+def test_both_engines_complete_the_same(fast: Engine, packet: bytes, start: int, offset: int) -> None:
+    one, other = bytearray(packet), bytearray(packet)
+    if start + offset + 2 > len(packet):
+        with pytest.raises(ValueError, match="no room"):
+            fast.complete(one, start, offset)
+        return
+    PYTHON.complete(one, start, offset)
+    fast.complete(other, start, offset)
+    assert one == other
+
+
 def unsound(**fields: Any) -> bytearray:
     """A train with one thing wrong."""
     made = train()
@@ -252,9 +264,9 @@ def test_what_cannot_be_a_train() -> None:
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_a_train_is_rewritten_like_its_segments(version: int) -> None:
+def test_a_train_is_rewritten_like_its_segments(engine: Engine, version: int) -> None:
     pool = {4: "100.64.3.7", 6: "fd61:6e6f:6e6f::307"}
-    rewriter = Rewriter(*(ip_address(pool[v]).packed for v in (4, 6)))
+    rewriter = Rewriter(*(ip_address(pool[v]).packed for v in (4, 6)), engine.rewrite)
     payload = payload_of(2, 4000)
     expected = []
     for packet in segments(version, payload, 1400, 5):
