@@ -23,6 +23,7 @@ from anonnet.ids import short
 from anonnet.node import kept
 from anonnet.node.config import Config
 from anonnet.node.files import replace
+from anonnet.node.notify import Notifier
 from anonnet.node.peers import Peer
 from anonnet.node.pipe import ReportPipe
 from anonnet.node.privileges import User
@@ -54,6 +55,7 @@ class Inherited:
     guard_dir: Path
     user: User | None
     debug: bool
+    notifier: Notifier
 
 
 class Control:

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import sys
 
+from anonnet.node import vitals
 from anonnet.node.control import Control, Inherited
 from anonnet.node.privileges import become
 from anonnet.node.service import Service
@@ -28,7 +29,10 @@ async def _run(given: Inherited) -> int:
     else:
         signal.signal(signal.SIGTSTP, signal.SIG_IGN)
     serving = asyncio.create_task(service.serve())
+    reporting = asyncio.create_task(vitals.report(control, given.notifier, serving))
     await control.stopping.wait()
+    reporting.cancel()
+    given.notifier.say("STOPPING=1")
     serving.cancel()
     await control.stop()
     return 0

@@ -28,6 +28,7 @@ from anonnet.net.sockets import Listening, open_sockets
 from anonnet.node import capacity, dataplane, pipe
 from anonnet.node.api import SOCKET_NAME
 from anonnet.node.config import Config
+from anonnet.node.notify import Notifier
 from anonnet.node.peers import read_peers, require_link
 from anonnet.node.privileges import User, die_with_parent, find_user, require_cling
 from anonnet.node.reach import link_peer
@@ -52,6 +53,7 @@ def run(config: Config, debug: bool, verbose: bool, plane: type[Plane] = Plane) 
         level=logging.DEBUG if debug else config.node.log_level.upper(),
         format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr,
     )  # fmt: skip
+    notifier = Notifier.take(os.environ, os.getpid())
     suite = load_suite(config.node.suite)
     engine = choose(suite, config.data_plane.wants_native)
     keys = load_keys(config.node.state_dir)
@@ -88,8 +90,9 @@ def run(config: Config, debug: bool, verbose: bool, plane: type[Plane] = Plane) 
 
             for_plane.close()
             given = control.Inherited(
-                config, suite, keys, peers, frozenset(sockets), for_control, listener, guard_dir, user, debug
-            )
+                config, suite, keys, peers, frozenset(sockets), for_control, listener, guard_dir, user, debug,
+                notifier,
+            )  # fmt: skip
             return controlplane.run(given)
 
         # Said now, when nothing can refuse any more: a refusal is one line.
@@ -113,17 +116,23 @@ def run(config: Config, debug: bool, verbose: bool, plane: type[Plane] = Plane) 
 
 
 def _own_dir(path: Path, user: User | None) -> Path:
-    """A directory that the unprivileged children may write in."""
+    """A directory that the unprivileged children may write in. What is theirs already needs no privilege."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True, mode=0o750)
         if user is not None:
-            path.parent.chmod(path.parent.stat().st_mode | 0o011)  # the way in, not a view
-            os.chown(path, user.uid, user.gid)
-            for entry in path.iterdir():
-                os.chown(entry, user.uid, user.gid)
+            _set_mode(path.parent, path.parent.stat().st_mode | 0o011)  # the way in, not a view
+            for entry in (path, *path.iterdir()):
+                found = entry.stat()
+                if (found.st_uid, found.st_gid) != (user.uid, user.gid):
+                    os.chown(entry, user.uid, user.gid)
     except OSError as error:
         raise OperatorError(f"cannot prepare {path}", error.strerror or str(error)) from None
     return path
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    if path.stat().st_mode != mode:
+        path.chmod(mode)
 
 
 def _require_free(run_dir: Path) -> None:
@@ -143,7 +152,7 @@ def _listen(run_dir: Path, user: User | None) -> socket.socket:
         path.unlink(missing_ok=True)
         listener.bind(str(path))
         path.chmod(0o660)
-        if user is not None:
+        if user is not None and path.stat().st_gid != user.gid:
             os.chown(path, 0, user.gid)
         listener.listen(16)
         listener.setblocking(False)
