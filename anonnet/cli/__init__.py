@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "run": ("anonnet.cli.run:run", "Run the node."),
     "up": ("anonnet.cli.up:up", "Carry all of this host's traffic through the network."),
     "down": ("anonnet.cli.down:down", "Go back to the plain Internet."),
+    "stay": ("anonnet.cli.stay:stay", "Be up until `down`, whatever fails; the service does this."),
     "socks": ("anonnet.cli.socks:socks", "Run a SOCKS 5 proxy into the network, for single programs."),
     "status": ("anonnet.cli.show:status", "Say whether traffic is protected, and how the links do."),
     "peers": ("anonnet.cli.show:peers", "List the nodes that this one knows."),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from anonnet.cli import config_option
+from anonnet.cli import config_option, stay
 from anonnet.cli.host import up_settings
 from anonnet.errors import OperatorError
 from anonnet.node import api
@@ -27,6 +27,7 @@ verbose_option = click.option("-v", "--verbose", is_flag=True, help="Show every 
 def down(config_path: Path, verbose: bool) -> None:
     """Go back to the plain Internet. The node goes on relaying, and its links do not show this."""
     config = load(config_path)
+    stay.end(config.node.run_dir)
     # The daemon may be dead, or hang: the host must come back all the same.
     with contextlib.suppress(OperatorError):
         Client(config.node.run_dir).call(api.Down(), api.Status)
@@ -49,6 +50,7 @@ def cleanup(config_path: Path, verbose: bool) -> None:
         pass
     else:
         raise OperatorError("the node is running", "stop it first, or use `anonnet-tun down`")
+    stay.end(config.node.run_dir)
     from anonnet.node.keeper import JOURNAL  # noqa: PLC0415  `down` is quick, and needs no daemon at all
 
     was_dirty = _undo(config, verbose)

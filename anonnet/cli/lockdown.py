@@ -28,6 +28,9 @@ def lockdown(config_path: Path, wish: str | None, yes: bool) -> None:
 
     `start` is for the unit that runs before the network: it blocks if lockdown is on and does nothing else.
     """
+    if wish == "start":
+        _start(config_path)
+        return
     config = load(config_path)
     state_dir = config.node.state_dir
     if wish is None:
@@ -41,12 +44,23 @@ def lockdown(config_path: Path, wish: str | None, yes: bool) -> None:
         if state.blocked and not state.tun:
             host.down(settings)
         click.echo("lockdown is off: `down` opens this host" if state.tun else "lockdown is off")
-    elif wish == "on":
-        _block(config, str(config_path), warned=yes)
+    else:
+        block(config, str(config_path), warned=yes)
         mark.switch(state_dir, on=True)
         click.echo("lockdown is on: traffic passes only while up")
-    elif mark.is_on(state_dir):
-        _block(config, str(config_path), warned=True)
+
+
+def _start(config_path: Path) -> None:
+    """Block if lockdown is on. Where the configuration cannot be used, not even link datagrams pass."""
+    try:
+        config = load(config_path)
+        if mark.is_on(config.node.state_dir):
+            block(config, str(config_path), warned=True)
+    except OperatorError:
+        bare = host.UpSettings()
+        if mark.is_on(bare.state_dir) and not host.host_state(bare).firewall:
+            host.shut(bare)
+        raise
 
 
 def ssh_client(pid: int = 0) -> str:
@@ -67,8 +81,8 @@ def ssh_client(pid: int = 0) -> str:
     return ""
 
 
-def _block(config: Config, source: str, warned: bool) -> None:
-    """Raise the firewall, unless something of `up` stands already."""
+def block(config: Config, source: str, warned: bool) -> None:
+    """Raise the firewall, unless it stands already. `warned`: even if that cuts an SSH session."""
     peers = read_peers(config, None, source)
     require_link(peers, source)  # before the first set-up there is nothing that could open the host again
     settings = up_settings(config, peers)

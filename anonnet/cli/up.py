@@ -23,7 +23,7 @@ from anonnet.errors import OperatorError
 from anonnet.node import api
 from anonnet.node.client import Client
 from anonnet.node.config import Config, load
-from anonnet.node.peers import find_node, read_peers, require_link
+from anonnet.node.peers import Peer, find_node, read_peers, require_link
 from anonnet.proto.isolation import MAX_CIRCUITS, Isolation
 from anonnet.tun import warden
 from anonnet.tun.commands import require_net_admin
@@ -78,13 +78,7 @@ def up(
     Succeeds only when packets really pass through the circuit. If a step fails, everything is undone.
     """
     config = load(config_path)
-    peers = read_peers(config, None, str(config_path))
-    require_link(peers, str(config_path))
-    if config.exit.enabled:
-        # The firewall of `up` stops all forwarding, and its rule would send what we forward round in a loop.
-        hint = "set exit.enabled = false and restart the daemon, or call from another host"
-        raise OperatorError("this node is an exit, which forwards for others", hint)
-    require_net_admin()
+    peers = require_caller(config, str(config_path))
     deadline = time.monotonic() + wait
     exit_id = exit_ if exit_ in (None, "auto") else find_node(peers, exit_)
     distinct = DISTINCT[distinct_exits] if distinct_exits else None
@@ -137,6 +131,18 @@ def up(
             raise
         host.keep()
     steps.did("up", "all of this host's traffic goes through the network")
+
+
+def require_caller(config: Config, source: str) -> list[Peer]:
+    """Return the peers; OperatorError unless this host can be brought up with them. `source`: of the file."""
+    peers = read_peers(config, None, source)
+    require_link(peers, source)
+    if config.exit.enabled:
+        # The firewall of `up` stops all forwarding, and its rule would send what we forward round in a loop.
+        hint = "set exit.enabled = false and restart the daemon, or call from another host"
+        raise OperatorError("this node is an exit, which forwards for others", hint)
+    require_net_admin()
+    return peers
 
 
 def _adjust(config: Config, users: bool, lan: tuple[str, ...] | None, echo: Callable[[str], None]) -> None:
