@@ -3,6 +3,8 @@
 # sudo make bench   what AnonNet costs and how fast it is: tables, build/bench.json, build/plots (half an
 #                   hour; one group of it: make bench BENCH=micro)
 # make check        ruff, mypy --strict, import-linter
+# sudo make install     command, units and user on this host; PREFIX (/usr/local), OPT (/opt/anonnet), DESTDIR
+# sudo make uninstall   takes them back; PURGE=1: configuration, keys and user too
 # make clean        remove what make made
 #
 # All of them first see to it that Debian's packages and .venv are there, so a bare Debian 12 with
@@ -17,8 +19,8 @@ SHELL := /bin/bash
 export PATH := $(PATH):/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-# One package per line: what it is needed for.
-PACKAGES := \
+# What a host needs to run AnonNet (and to build it), and what the lab and the tests need besides.
+RUN_PACKAGES := \
 	ca-certificates  \
 	python3-venv     \
 	python3-dev      \
@@ -27,8 +29,9 @@ PACKAGES := \
 	libssl-dev       \
 	nftables         \
 	iproute2         \
+	kmod
+PACKAGES := $(RUN_PACKAGES) \
 	procps           \
-	kmod             \
 	tcpdump          \
 	iperf3           \
 	curl             \
@@ -36,14 +39,17 @@ PACKAGES := \
 	bind9-dnsutils   \
 	libgcrypt20
 
-# What the tests of applications talk with; their services stay off.
+# What the tests of applications talk with (their services stay off), and what a Debian is booted with.
 TEST_PACKAGES := \
 	vsftpd                \
 	dovecot-imapd         \
 	dovecot-pop3d         \
 	dovecot-submissiond   \
 	proxychains4          \
-	torsocks
+	torsocks              \
+	systemd-container     \
+	mmdebstrap            \
+	dnsmasq-base
 TEST_SERVICES := vsftpd dovecot
 
 VENV := .venv
@@ -51,7 +57,24 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 BENCH ?= all
 
-.PHONY: help lab test pytest bench check packages environment venv clean
+PREFIX ?= /usr/local
+OPT ?= /opt/anonnet
+DESTDIR ?=
+PIP_ARGS ?=
+PURGE ?=
+UNITS := anonnet.service anonnet-tun.service anonnet-lockdown.service
+
+# The Python to make an environment with; pyenv's shims and the like come last.
+define find_python
+	python=; \
+	for candidate in $${PYTHON:-} $(1) python3.1{4,3,2,1}; do \
+	    if $$candidate -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+	    then python=$$candidate; break; fi; \
+	done; \
+	if [[ -z $$python ]]; then echo "no Python of 3.11 or later: apt install python3, or name one with PYTHON=" >&2; exit 1; fi
+endef
+
+.PHONY: help lab test pytest bench check packages environment venv clean install uninstall
 
 help:
 	@sed -n 's/^# \?//; 1,/^$$/p' Makefile
@@ -106,12 +129,7 @@ packages:
 environment: packages
 	@stamp=$$(sha256sum pyproject.toml | cut -d' ' -f1); \
 	if [[ $$(cat $(VENV)/stamp 2>/dev/null || true) == "$$stamp" ]] && $(BIN)/python -c 'import anonnet' 2>/dev/null; then exit 0; fi; \
-	python=; \
-	for candidate in $${PYTHON:-} python3 /usr/bin/python3 python3.1{4,3,2,1}; do \
-	    if $$candidate -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
-	    then python=$$candidate; break; fi; \
-	done; \
-	if [[ -z $$python ]]; then echo "no Python of 3.11 or later: apt install python3, or name one with PYTHON=" >&2; exit 1; fi; \
+	$(call find_python,python3 /usr/bin/python3); \
 	rm -rf $(VENV); \
 	$$python -m venv $(VENV); \
 	$(BIN)/python -m pip install -q -e '.[dev]'; \
@@ -121,6 +139,51 @@ environment: packages
 venv: environment
 	@$(BIN)/python -c 'import sys; from anonnet import native; sys.exit(bool(native.trouble))' \
 	    || $(BIN)/python setup.py -q build_ext --inplace --force
+
+# An environment of its own below OPT, which outlives this checkout; everything else is small files below PREFIX.
+# setuptools would install what an earlier version left in build/. The system's Python first: it stays.
+install:
+	@$(MAKE) --no-print-directory packages PACKAGES="$(RUN_PACKAGES)"
+	@$(call find_python,/usr/bin/python3 python3); \
+	rm -rf build/lib build/lib.* build/bdist.*; \
+	venv="$(DESTDIR)$(OPT)"; \
+	$$python -m venv "$$venv"; \
+	"$$venv/bin/python" -m pip install -q $(PIP_ARGS) .; \
+	if [[ -n "$(DESTDIR)" ]]; then find "$$venv/bin" -type f -exec sed -i "s|$$venv|$(OPT)|g" {} +; fi
+	@for unit in $(UNITS); do \
+	    install -d "$(DESTDIR)$(PREFIX)/lib/systemd/system"; \
+	    sed -e 's|/usr/local/|$(PREFIX)/|g; s|/opt/anonnet|$(OPT)|g' systemd/$$unit > "$(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit"; \
+	done
+	@install -D -m 644 systemd/anonnet.sysusers "$(DESTDIR)$(PREFIX)/lib/sysusers.d/anonnet.conf"
+	@install -D -m 644 systemd/anonnet.tmpfiles "$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/anonnet.conf"
+	@install -D -m 644 -t "$(DESTDIR)$(PREFIX)/share/doc/anonnet" README.md docs/*.md docs/anonnet.example.toml
+	@install -d -m 750 "$(DESTDIR)/etc/anonnet"
+	@install -d "$(DESTDIR)$(PREFIX)/bin"
+	@ln -sfn "$(OPT)/bin/anonnet-tun" "$(DESTDIR)$(PREFIX)/bin/anonnet-tun"
+	@if [[ -z "$(DESTDIR)" ]] && command -v systemctl >/dev/null; then \
+	    systemd-sysusers "$(PREFIX)/lib/sysusers.d/anonnet.conf"; \
+	    systemd-tmpfiles --create "$(PREFIX)/lib/tmpfiles.d/anonnet.conf"; \
+	    systemctl -q enable anonnet-lockdown.service; \
+	    if [[ -d /run/systemd/system ]]; then systemctl daemon-reload; fi; \
+	    if systemctl -q is-active anonnet; then echo "the node still runs as before: systemctl restart anonnet"; fi; \
+	fi
+	@echo "installed: next, anonnet-tun init (see README.md)"
+
+# Refused while the firewall stands: without the command nobody could open this host again.
+uninstall:
+	@if [[ -z "$(DESTDIR)" ]] && nft list table inet anonnet >/dev/null 2>&1; then \
+	    echo "this host is up or blocked: first anonnet-tun down (and lockdown off)" >&2; exit 1; \
+	fi
+	@if [[ -z "$(DESTDIR)" && -d /run/systemd/system ]]; then systemctl -q disable --now $(UNITS) 2>/dev/null || true; \
+	elif [[ -z "$(DESTDIR)" ]] && command -v systemctl >/dev/null; then systemctl -q disable $(UNITS) 2>/dev/null || true; fi
+	rm -rf "$(DESTDIR)$(OPT)" "$(DESTDIR)$(PREFIX)/share/doc/anonnet"
+	rm -f "$(DESTDIR)$(PREFIX)/bin/anonnet-tun" $(UNITS:%="$(DESTDIR)$(PREFIX)/lib/systemd/system/%")
+	rm -f "$(DESTDIR)$(PREFIX)/lib/sysusers.d/anonnet.conf" "$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/anonnet.conf"
+	@if [[ -z "$(DESTDIR)" && -d /run/systemd/system ]]; then systemctl daemon-reload; fi
+	@if [[ -n "$(PURGE)" ]]; then \
+	    rm -rf "$(DESTDIR)/etc/anonnet" "$(DESTDIR)/var/lib/anonnet" "$(DESTDIR)/run/anonnet"; \
+	    if [[ -z "$(DESTDIR)" ]] && getent passwd anonnet >/dev/null; then userdel anonnet; fi; \
+	fi
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -54,7 +54,7 @@ class Wire:
         """Count from here."""
         with self._lock:
             self.leaks, self.probes, self.allowed, self.samples = Counter(), Counter(), Counter(), []
-        self._dropped()
+        self.dropped()
 
     def await_mark(self, burst: int, seconds: float = 10) -> None:
         """Wait until the mark of this burst, or a later one, has come."""
@@ -63,7 +63,7 @@ class Wire:
             assert time.monotonic() < deadline, f"the mark of burst {burst} did not reach the wire"
             time.sleep(0.01)
         time.sleep(0.05)  # what another core sent at the same time
-        assert not self._dropped(), "the capture lost packets and proves nothing"
+        assert not self.dropped(), "the capture lost packets and proves nothing"
 
     def close(self) -> None:
         """End the capture."""
@@ -71,7 +71,8 @@ class Wire:
         self._thread.join()
         self._socket.close()
 
-    def _dropped(self) -> int:
+    def dropped(self) -> int:
+        """Return how many packets it missed since the last call; if any, it proves nothing."""
         raw = self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
         return int(struct.unpack("II", raw)[1])
 
