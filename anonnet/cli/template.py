@@ -122,7 +122,7 @@ outside_users = []               # users whose programs do: ["backup"]; what the
 listen = "127.0.0.1:1080"        # of `anonnet-tun socks`, a SOCKS 5 proxy for single programs
 open_to = []                     # networks whose hosts may use it, if it listens elsewhere: ["10.0.0.0/8"]
 tun = "anonsocks0"               # its device while this host is not up
-circuits = 1                     # then; with several, no two users (name and password) share one by choice
+circuits = 1                     # then; with several, each user (name and password) keeps to one
 connections = 512                # at once
 
 # One table for each node that this one knows; its line comes from `anonnet-tun invite` over there.

@@ -104,7 +104,7 @@ def gather_facts(settings: UpSettings) -> HostFacts:
     commands.require_net_admin()
     names = [name for _, name in socket.if_nameindex() if name not in ("lo", settings.tun)]
     behind = [name for name in names if any(fnmatch.fnmatchcase(name, one) for one in settings.forward)]
-    if leading := sorted(set(behind) & routing.uplinks()):
+    if behind and (leading := sorted(set(behind) & routing.uplinks())):
         hint = "name only devices of containers and virtual machines in caller.forward"
         raise OperatorError(f"the way to the Internet is by {', '.join(leading)}", hint)
     return HostFacts(

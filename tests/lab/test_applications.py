@@ -170,6 +170,27 @@ def test_through_the_tunnel_and_through_socks_in_it(lab: LiveLab, tmp_path: Path
         lab.down()
 
 
+def test_up_and_down_end_the_proxy_and_kill_leaves_nothing_for_long(lab: LiveLab) -> None:
+    before = lab.host_state()
+    with socks(lab) as proxy:
+        lab.up()  # takes over the circuit
+        assert proxy.wait(20) == 1
+        curl(lab, "-o", "/dev/null", f"http://web.lab/{fresh('1kB')}")
+    with socks(lab) as proxy:
+        lab.down()
+        assert proxy.wait(20) == 1
+    with socks(lab) as proxy:
+        proxy.kill()
+        proxy.wait()
+        until(lambda: not proxy_listens(lab), 5, "the end of the proxy's child")
+    with socks(lab) as proxy:  # puts right what the other has left
+        curl(lab, *SOCKS, "-o", "/dev/null", f"http://web.lab/{fresh('1kB')}")
+        proxy.kill()
+        proxy.wait()
+        lab.down()
+    until(lambda: lab.host_state() == before, 5, "the host as it was")
+
+
 def test_when_the_daemon_dies_connections_fail(lab: LiveLab) -> None:
     with socks(lab) as proxy:
         url = f"http://web.lab/{fresh('50MB')}"

@@ -37,9 +37,10 @@ class Association:
         self._own = own
         self._peer = peer
         self._port = port
+        self.address = socks.NOWHERE  # where the client is to send its datagrams
         self._client: Where | None = None
-        self._near: asyncio.DatagramTransport | None = None
-        self._far: dict[int, asyncio.DatagramTransport] = {}
+        self._near: _Endpoint | None = None
+        self._far: dict[int, _Endpoint] = {}
         self._names: dict[str, Address] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -48,10 +49,12 @@ class Association:
         sock.setblocking(False)
         try:
             sock.bind((self._own, 0))
-            self._near = await _endpoint(sock, self._from_client)
+            host, port = sock.getsockname()[:2]
+            self._near = await _Endpoint.make(sock, self._from_client)
         except BaseException:
             sock.close()
             raise
+        self.address = Target(ipaddress.ip_address(host), port)
         return self
 
     async def __aexit__(
@@ -59,16 +62,9 @@ class Association:
     ) -> None:
         for task in self._tasks:
             task.cancel()
-        for transport in (self._near, *self._far.values()):
-            if transport is not None:
-                transport.close()
-
-    @property
-    def address(self) -> Target:
-        """Where the client is to send its datagrams."""
-        assert self._near is not None
-        host, port = self._near.get_extra_info("sockname")[:2]
-        return Target(ipaddress.ip_address(host), port)
+        for endpoint in (self._near, *self._far.values()):
+            if endpoint is not None:
+                endpoint.close()
 
     def _from_client(self, data: bytes, source: Where) -> None:
         if source[0] != self._peer or (self._port and source[1] != self._port):
@@ -92,7 +88,7 @@ class Association:
             if not carried(address):
                 return
             far = self._far.get(address.version) or await self._reach(address.version)
-            far.sendto(payload, (str(address), target.port))
+            far.send(payload, (str(address), target.port))
 
     async def _address(self, host: Address | str) -> Address:
         if not isinstance(host, str):
@@ -104,11 +100,11 @@ class Association:
             self._names[host] = found
         return self._names[host]
 
-    async def _reach(self, version: int) -> asyncio.DatagramTransport:
+    async def _reach(self, version: int) -> _Endpoint:
         sock = self._tunnel.open(socket.SOCK_DGRAM, version, self._class)
         try:
             sock.bind(("::" if version == 6 else "0.0.0.0", 0))  # noqa: S104  of the tunnel's device only
-            far = await _endpoint(sock, self._from_tunnel)
+            far = await _Endpoint.make(sock, self._from_tunnel)
         except BaseException:
             sock.close()
             raise
@@ -119,18 +115,37 @@ class Association:
     def _from_tunnel(self, data: bytes, source: Where) -> None:
         if self._client is not None and self._near is not None:
             header = socks.write_datagram_header(Target(ipaddress.ip_address(source[0]), source[1]))
-            self._near.sendto(header + data, self._client)
+            self._near.send(header + data, self._client)
 
 
-class _Protocol(asyncio.DatagramProtocol):
+class _Endpoint(asyncio.DatagramProtocol):
+    """A socket that hands over what comes, and drops what is to go while too much waits."""
+
     def __init__(self, received: Received) -> None:
         self._received = received
+        self._transport: asyncio.DatagramTransport | None = None
+        self._full = False
+
+    @classmethod
+    async def make(cls, sock: socket.socket, received: Received) -> _Endpoint:
+        loop = asyncio.get_running_loop()
+        transport, made = await loop.create_datagram_endpoint(lambda: cls(received), sock=sock)
+        made._transport = transport
+        return made
+
+    def send(self, data: bytes, to: Where) -> None:
+        if self._transport is not None and not self._full:
+            self._transport.sendto(data, to)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
 
     def datagram_received(self, data: bytes, addr: Where) -> None:
         self._received(data, addr)
 
+    def pause_writing(self) -> None:
+        self._full = True
 
-async def _endpoint(sock: socket.socket, received: Received) -> asyncio.DatagramTransport:
-    loop = asyncio.get_running_loop()
-    transport, _ = await loop.create_datagram_endpoint(lambda: _Protocol(received), sock=sock)
-    return transport
+    def resume_writing(self) -> None:
+        self._full = False
