@@ -198,6 +198,7 @@ def test_from_the_first_packet_of_a_boot_to_the_last_before_off(
         assert "blocked" in guest.run("anonnet-tun", "status").stdout
         guest.out("systemctl", "start", "anonnet-tun")
         wait_up(guest)
+        guest.out("anonnet-tun", "lockdown", "off")  # which must not be what closes the host from now on
     assert leaked(wire) == {}, "until the machine was off"
     assert wire.allowed["link"] > 1000
 
@@ -229,6 +230,22 @@ def hang_data_plane(guest: Guest) -> None:
     found = [pid for pid, policy in policies.items() if policy == "1"]
     assert len(found) == 1
     guest.out("sh", "-c", f"kill -STOP {found[0]}")
+
+
+def test_a_package_is_made_twice_and_taken_back(guest: Guest) -> None:
+    make = "make -C /anonnet {} DESTDIR=/made PREFIX=/usr OPT=/usr/lib/anonnet PIP_ARGS=--no-compile"
+    for _ in range(2):
+        tree.run(guest.root, "sh", "-ec", make.format("install"), options=tree.offline())
+    made = guest.root / "made"
+    unit = (made / "usr/lib/systemd/system/anonnet.service").read_text()
+    assert "\nExecStart=/usr/bin/anonnet-tun run" in unit
+    assert "/usr/local" not in unit
+    assert (made / "usr/bin/anonnet-tun").readlink() == Path("/usr/lib/anonnet/bin/anonnet-tun")
+    first = (made / "usr/lib/anonnet/bin/anonnet-tun").read_text().splitlines()[0]
+    assert first == "#!/usr/lib/anonnet/bin/python"
+    tree.run(guest.root, "sh", "-ec", make.format("uninstall"))
+    left = [str(path.relative_to(made)) for path in made.rglob("*") if not path.is_dir()]
+    assert left == []
 
 
 def test_install_and_uninstall(guest: Guest) -> None:

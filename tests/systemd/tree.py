@@ -52,8 +52,12 @@ def provision(tree: Path) -> None:
         copy = tree / "anonnet" / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, copy)
-    options = [f"--bind-ro={_wheels()}:/wheels", "--setenv=PIP_NO_INDEX=1", "--setenv=PIP_FIND_LINKS=/wheels"]
-    run(tree, "/anonnet/vagrant/install.sh", options=options)
+    run(tree, "/anonnet/vagrant/install.sh", options=offline())
+
+
+def offline() -> list[str]:
+    """Return the options of `run` with which pip needs no network."""
+    return [f"--bind-ro={_wheels()}:/wheels", "--setenv=PIP_NO_INDEX=1", "--setenv=PIP_FIND_LINKS=/wheels"]
 
 
 def run(tree: Path, *command: str, options: Sequence[str] = ()) -> str:
