@@ -1,7 +1,7 @@
 """`anonnet-tun socks`: a SOCKS 5 proxy into the network, for single programs; with or without `up`.
 
-    root, this process   makes the device (unless the host is up), waits, undoes it all
-      '- child           the daemon's user: tun.socks.listener
+root, this process   makes the device (unless the host is up), waits, undoes it all
+  '- child           the daemon's user: tun.socks.listener
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
@@ -36,6 +37,8 @@ from anonnet.wire.handshake import tai64n
 
 GUARD_NAME: Final = "timestamps.json"  # newest handshake of each neighbour
 STAMP_NAME: Final = "timestamp"  # newest of our own
+SLICE_NS: Final = 10_000_000  # of reports, before users have their turn
+OVERDUE_NS: Final = 1_000_000_000  # longest time that the core's alarms wait for reports to be taken in
 GOODBYE_SECONDS: Final = 0.2  # for the last control cells to leave in their slots
 
 log: Final = logging.getLogger("anonnet")
@@ -71,6 +74,9 @@ class Control:
         self._pipe = ReportPipe(given.pipe)
         self._timer: asyncio.TimerHandle | None = None
         self._states: dict[int, tuple[LinkState, str]] = {}
+        self._heard: deque[o.Report] = deque()  # that have come and are not taken in
+        self._settling = False
+        self._acted = 0  # when the core's alarms went off last
         self._guard = _load_guard(given.guard_dir / GUARD_NAME)
         self._stamped = tai64n(0)
         exit_ = given.config.exit
@@ -113,9 +119,19 @@ class Control:
         """Let go of a TUN."""
         self._pipe.send([o.DetachTun(role)])
 
+    def settle_soon(self) -> None:
+        """Settle when all who have their turn now have had it: once for hundreds of test routes."""
+        if not self._settling:
+            self._settling = True
+            self._loop.call_soon(self.settle)
+
     def settle(self) -> None:
         """Let the core act, pass on its orders, keep what must outlive us, set the next alarm."""
-        self.node.on_deadline(self.now())
+        self._settling = False
+        now = self.now()
+        if not self._heard or now - self._acted > OVERDUE_NS:  # else it would ask again for what is here
+            self._acted = now
+            self.node.on_deadline(now)
         if self.node.guard_changed:  # before the answer goes out
             self.node.guard_changed = False
             replace(self._given.guard_dir / GUARD_NAME, json.dumps(self._guard.to_dict()))
@@ -128,24 +144,35 @@ class Control:
         self._log_links()
         if self._timer is not None:
             self._timer.cancel()
-        deadline = self.node.next_deadline()
+        deadline = self.node.next_deadline() if not self._heard else None  # it looks at every route
         if deadline is not None:
             self._timer = self._loop.call_at(max(deadline / 1e9, self._loop.time()), self.settle)
 
     def _on_reports(self) -> None:
+        if self._heard:
+            return  # the pipe holds what is next, and says so to the data plane by being full
         try:
-            reports = self._pipe.receive()
+            self._heard.extend(self._pipe.receive())
         except ConnectionError:
             log.error("the data plane has ended")
             self._loop.remove_reader(self._pipe.fileno())
             self.stopping.set()
             return
+        self._hear()
+
+    def _hear(self) -> None:
+        """Take reports in for a slice of time: a handshake takes a millisecond, and 200 may end at once."""
         now = self.now()
-        for report in reports:
+        until = now + SLICE_NS
+        while self._heard and now < until:
+            report = self._heard.popleft()
             if isinstance(report, o.Fault):
                 log.warning("data plane: %s", report.text)
             self.node.on_report(report, now)
+            now = self.now()
         self.settle()
+        if self._heard:
+            self._loop.call_soon(self._hear)
 
     def _log_links(self) -> None:
         for handle, link in self.node.links.items():

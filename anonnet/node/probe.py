@@ -59,7 +59,11 @@ async def debugging_runs(control: Control, runs: int, say: Callable[[str], None]
             say(f"run {number} of {runs} ended well")
         return found
 
-    ended = await asyncio.gather(*(run(number + 1) for number in range(runs)), return_exceptions=True)
+    tasks = []
+    for number in range(1, runs + 1):
+        tasks.append(asyncio.create_task(run(number)))
+        await asyncio.sleep(0)  # each begins with a handshake's keys: others have their turn in between
+    ended = await asyncio.gather(*tasks, return_exceptions=True)
     failures = [end for end in ended if isinstance(end, BaseException)]
     if failures and runs == 1:
         raise failures[0]
@@ -144,7 +148,7 @@ class Probe:
         self._patience = PATIENCE_CELLS * 1000 / min(rate)
         watcher = Watcher(self._say, lambda _: self._ready.set(), self._on_dead, self._on_echo)
         route = control.node.caller.build(path, rate, None, watcher, control.now())
-        control.settle()
+        control.settle_soon()
         if isinstance(route, Reason):
             raise OperatorError(f"no test route: {route.text}", "try again when the circuit is down")
         try:
@@ -176,7 +180,7 @@ class Probe:
         if self._reason is not None:
             raise OperatorError(f"the test route died: {self._reason.text}", "try again")
         control.node.caller.signal(route, hop, Echo(token), sent)
-        control.settle()
+        control.settle_soon()
         try:
             async with asyncio.timeout(ECHO_SECONDS + self._patience):
                 received: int = await answered
@@ -190,4 +194,4 @@ class Probe:
 
     def _end(self, route: OwnRoute) -> None:
         self._control.node.caller.end(route.handle, Reason.FINISHED)
-        self._control.settle()
+        self._control.settle_soon()

@@ -353,7 +353,7 @@ class Link:
     # -- time -------------------------------------------------------------------------------------
 
     def on_heard(self, last_received: int, now: int) -> None:
-        """The data plane's word on when anything genuine came last."""
+        """The data plane's word, said at `now`, on when anything genuine came last."""
         self._heard = max(self._heard, last_received)
         silence = max(DEAD_NS, DEAD_TICKS * self.peer.schedule.tick_ns)
         if now - self._heard > silence and (self.state is LinkState.UP or self._answered is not None):

@@ -177,7 +177,7 @@ class Node:
             case o.Stats():
                 self.stats = report
                 for stats in report.links:
-                    self.links[stats.link].on_heard(stats.last_received, now)
+                    self.links[stats.link].on_heard(stats.last_received, report.now)
             case _:
                 pass
 
