@@ -20,20 +20,19 @@ from typing import ClassVar, Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from anonnet.crypto.link import Accepted, LinkInitiator, LinkResponder, SessionKeys
+from anonnet.crypto.link import Accepted, LinkInitiator, SessionKeys
 from anonnet.crypto.suite import Suite, suite_text
-from anonnet.errors import Malformed, PeerFault
+from anonnet.errors import PeerFault
 from anonnet.ids import NodeId
 from anonnet.proto import orders as o
 from anonnet.proto.profile import Profile, Schedule
+from anonnet.proto.rekey import Rekeying
 from anonnet.proto.stream import Stream, StreamFull
 from anonnet.wire import control
 from anonnet.wire.handshake import LinkAnswer, LinkOffer, Status
 
 MS: Final = 1_000_000
 SECOND: Final = 1000 * MS
-REKEY_NS: Final = 120 * SECOND  # life of a session's keys; the next are asked for after half of it
-STALE_NS: Final = 3 * REKEY_NS  # a neighbour that leaves older keys in use loses the link
 DEAD_NS: Final = 2_500 * MS  # of silence, or ...
 DEAD_TICKS: Final = 20  # ... this many ticks, whichever is longer
 FIRST_RETRY_NS: Final = 1 * SECOND  # or ...
@@ -96,19 +95,15 @@ class Link:
         self._stream = Stream(peer.profile.format.body_len)
         self._opening: LinkInitiator | None = None
         self._opening_index = 0
-        self._rekeying: LinkInitiator | None = None
-        self._fresh: o.SetSession | None = None  # keys that wait for their time
         self._answered: SessionKeys | None = None  # as responder, until the peer uses it
-        self._channel = b""
+        self._rekeying = Rekeying(
+            handle, around.suite, around.static, peer.link_public, around.new_index, around.order
+        )
         schedule = peer.schedule
         cells_ns = schedule.tick_ns * RETRY_CELLS // min(schedule.cells_out, schedule.cells_in)
         self._first_retry_ns = max(FIRST_RETRY_NS, cells_ns)
         self._retry_ns = self._first_retry_ns
         self._tried = self._next_try = now
-        self._ask_at = 0  # for fresh keys ...
-        self._use_at = 0  # ... and when to use them
-        self._keyed_at = now  # when the neighbour first used the keys in use
-        self._opened = False  # this end opened the session, so it rekeys
         self._heard = now
         around.order(o.AddLink(handle, peer.profile.format.code, peer.endpoint, schedule.tick_ns,
                                schedule.cells_out, schedule.cells_in))  # fmt: skip
@@ -161,9 +156,7 @@ class Link:
         self._around.order(o.DropSession(self.handle))
         self._around.order(o.SetSession(self.handle, self._opening_index, answer.index, keys.send,
                                         keys.receive, confirm=False, endpoint=source))  # fmt: skip
-        self._channel = keys.channel
-        self._opened = True
-        self._rise(now)
+        self._rise(keys, now, opened=True)
 
     def _difference(self, answer: LinkAnswer) -> str:
         theirs = Schedule(answer.tick_ns, answer.cells_out, answer.cells_in)
@@ -209,12 +202,10 @@ class Link:
 
     def on_confirmed(self, now: int) -> None:
         """The peer sent under the newest session."""
-        self._keyed_at = now
+        self._rekeying.on_used(now)
         if self._answered is not None:
-            self._channel = self._answered.channel
-            self._answered = None
-            self._opened = False
-            self._rise(now)
+            keys, self._answered = self._answered, None
+            self._rise(keys, now, opened=False)
 
     def on_other_suite(self, suite_code: int) -> None:
         """Something at the neighbour's address calls us in another suite. No proof, so only words."""
@@ -224,15 +215,13 @@ class Link:
 
     # -- life -------------------------------------------------------------------------------------
 
-    def _rise(self, now: int) -> None:
-        if self.state is not LinkState.UP:
-            self.state = LinkState.UP
-            self.trouble = ""
-            self._retry_ns = self._first_retry_ns
-            self._heard = self._keyed_at = now
-            self._ask_at = now + REKEY_NS // 2
-            self._use_at = now + REKEY_NS
-            self._around.on_up(self.handle)
+    def _rise(self, keys: SessionKeys, now: int, opened: bool) -> None:
+        self.state = LinkState.UP
+        self.trouble = ""
+        self._retry_ns = self._first_retry_ns
+        self._heard = now
+        self._rekeying.begin(keys.channel, opened, now)
+        self._around.on_up(self.handle)
 
     def _lost(self) -> None:
         self.state = LinkState.DOWN
@@ -248,7 +237,8 @@ class Link:
 
     def _reset(self, now: int) -> None:
         self._stream = Stream(self.peer.profile.format.body_len)
-        self._opening = self._rekeying = self._fresh = self._answered = None
+        self._opening = self._answered = None
+        self._rekeying.clear()
         self._heard = now
 
     def send(self, message: control.ControlMessage, now: int) -> None:
@@ -289,10 +279,10 @@ class Link:
     def _own_message(self, message: control.ControlMessage, now: int) -> bool:
         """Handle what concerns the link alone; False for the rest."""
         match message:
-            case control.Rekey(index, noise):
-                self._answer_rekey(index, noise, now)
+            case control.Rekey():
+                self.send(self._rekeying.answer(message), now)
             case control.Rekeyed(noise):
-                self._finish_rekey(noise)
+                self._rekeying.finish(noise)
             case control.Bye():
                 self.trouble = "neighbour stopped"
                 self._next_try = now + self._retry_ns
@@ -304,51 +294,6 @@ class Link:
             case _:
                 return False
         return True
-
-    # -- rekey ------------------------------------------------------------------------------------
-    #
-    # Everybody sees when a link takes fresh keys: index and counter stand open in its datagrams. How fast
-    # the control channel is depends on the routes over the link. So the keys are agreed on long before,
-    # and the end that opened the link uses them when the clock says so; the other follows.
-
-    def _rekey(self, now: int) -> None:
-        if now >= self._ask_at:
-            self._ask_at += REKEY_NS
-            if self._rekeying is None:
-                self._ask_fresh(now)
-        if now >= self._use_at:
-            self._use_at += REKEY_NS
-            if self._fresh is not None:
-                self._around.order(self._fresh)
-                self._fresh = None
-
-    def _ask_fresh(self, now: int) -> None:
-        self._opening_index = self._around.new_index(self.handle)
-        self._rekeying = LinkInitiator(
-            self._around.suite, self._around.static, self.peer.link_public, b"", self._channel
-        )
-        self.send(control.Rekey(self._opening_index, self._rekeying.message), now)
-
-    def _answer_rekey(self, index: int, noise: bytes, now: int) -> None:
-        accepted = LinkResponder(self._around.suite, self._around.static, self._channel).read(noise)
-        if accepted.remote_public != self.peer.link_public:
-            raise Malformed("rekey in another node's name")
-        own_index = self._around.new_index(self.handle)
-        reply, keys = accepted.reply(own_index.to_bytes(3, "big"))
-        self._around.order(o.SetSession(self.handle, own_index, index, keys.send, keys.receive, confirm=True))
-        self._channel = keys.channel
-        self.send(control.Rekeyed(reply), now)
-
-    def _finish_rekey(self, noise: bytes) -> None:
-        if self._rekeying is None:
-            raise Malformed("answer to a rekey that nobody asked for")
-        payload, keys = self._rekeying.finish(noise)
-        if len(payload) != 3:
-            raise Malformed("rekey without an index")
-        self._rekeying = None
-        self._fresh = o.SetSession(self.handle, self._opening_index, int.from_bytes(payload, "big"),
-                                   keys.send, keys.receive, confirm=False)  # fmt: skip
-        self._channel = keys.channel
 
     # -- time -------------------------------------------------------------------------------------
 
@@ -363,9 +308,9 @@ class Link:
 
     def on_deadline(self, now: int) -> None:
         """Rekey when due, end a session whose keys have grown too old, let the stream send again."""
-        if self.state is LinkState.UP and self._opened:
-            self._rekey(now)
-        if self.state is LinkState.UP and now - self._keyed_at >= STALE_NS:
+        if self.state is LinkState.UP and (question := self._rekeying.poll(now)):
+            self.send(question, now)
+        if self.state is LinkState.UP and self._rekeying.stale(now):
             self._break(PeerFault("it leaves old keys in use"), now)
         self.transmit(now)
 
@@ -373,6 +318,6 @@ class Link:
         """When `on_deadline` or `open` has something to do."""
         if self.state is not LinkState.UP:
             return self._next_try if self._answered is None and self.peer.reachable else None
-        due = [self._stream.next_deadline(), self._keyed_at + STALE_NS]
-        due += [self._ask_at, self._use_at] if self._opened else []
-        return min(at for at in due if at is not None)
+        due = self._rekeying.next_deadline()
+        at = self._stream.next_deadline()
+        return due if at is None else min(due, at)

@@ -16,8 +16,8 @@ from typing import Final
 
 from anonnet.proto.exits import LINGER_NS
 from anonnet.proto.keeper import CircuitState
-from anonnet.proto.link import REKEY_NS
 from anonnet.proto.redundancy import Redundancy
+from anonnet.proto.rekey import REKEY_NS
 from anonnet.sim.books import all_holdings, check_both_ends, check_memory, check_slots
 from anonnet.sim.clock import MS, SECOND
 from anonnet.sim.network import Sent, Wire

@@ -12,6 +12,7 @@ from typing import Final
 from anonnet.crypto.gate import TimestampGuard
 from anonnet.crypto.hop import HopInitiator, hop_respond
 from anonnet.crypto.keys import NodeKeys
+from anonnet.crypto.link import SessionKeys
 from anonnet.crypto.suite import ANONNET_2026
 from anonnet.ids import RouteId
 from anonnet.proto import orders as o
@@ -19,12 +20,13 @@ from anonnet.proto.caller import OwnRoute, Watcher, Wish
 from anonnet.proto.engine import Engine
 from anonnet.proto.exits import ExitCircuits
 from anonnet.proto.inbox import Inbox
-from anonnet.proto.link import REKEY_NS, Link, LinkPeer, LinkState
+from anonnet.proto.link import Link, LinkPeer, LinkState
 from anonnet.proto.neighbours import Neighbour
 from anonnet.proto.node import Identity, Node
 from anonnet.proto.path import KnownNode
 from anonnet.proto.plane import Plane
 from anonnet.proto.profile import parse_profile
+from anonnet.proto.rekey import REKEY_NS
 from anonnet.spec import ROUTE_FIRST, ROUTE_PARITY_BIT
 from anonnet.wire import control, signal
 from anonnet.wire.control import Reason
@@ -126,10 +128,11 @@ class Rig:
         """Put a link up as a handshake would, with channels that begin anew at both ends."""
         link = self.link(handle)
         link._reset(self.now)
-        link._rise(self.now)
+        keys = SessionKeys(bytes(32), bytes([handle]) * 32, bytes(32))
+        link._rise(keys, self.now, opened=False)
         assert link.state is LinkState.UP
         index = self.node._new_index(handle)
-        self.node.order(o.SetSession(handle, index, handle, bytes(32), bytes([handle]) * 32, confirm=False))
+        self.node.order(o.SetSession(handle, index, handle, keys.send, keys.receive, confirm=False))
         self.channels[handle] = Channel(PROFILE.format.body_len)
         self.settle()
 
@@ -145,7 +148,7 @@ class Rig:
         for handle in (LEFT, RIGHT):
             link, stream = self.link(handle), self.link(handle)._stream
             stuck = stream._expected != self.channels[handle]._sequence or stream._parts
-            old = self.now - link._keyed_at >= REKEY_NS  # and would fall: nobody here rekeys
+            old = self.now - link._rekeying._used_at >= REKEY_NS  # and would fall: nobody here rekeys
             if link.state is LinkState.UP and (stuck or old):  # stuck by a harmed frame that makes no sense
                 link._fall(self.now)
                 self.settle()
@@ -218,9 +221,10 @@ class Rig:
         node, plane = self.node, self.plane
         return {
             "links": [
-                (k.state, k.endpoint, k.trouble, k._opening, k._answered, k._rekeying, k._channel, k._heard)
+                (k.state, k.endpoint, k.trouble, k._opening, k._answered, k._heard)
                 for k in node.links.values()
             ],
+            "keys": [(k._rekeying._asked, k._rekeying._channel) for k in node.links.values()],
             "sessions": [list(k.sessions) for k in plane.links.values()],
             "endpoints": [k.endpoint for k in plane.links.values()],
             "queued": [(len(k.control), len(k.handshakes), len(k.lanes)) for k in plane.links.values()],

@@ -83,7 +83,7 @@ def other_side(rig: Rig) -> tuple[object, ...]:
     """What the left neighbour's words must not touch."""
     right = rig.neighbour(RIGHT)
     own = {handle for handle in right.routes.values() if handle in rig.node.caller.routes}
-    return rig.link(RIGHT).state, rig.link(RIGHT)._channel, own
+    return rig.link(RIGHT).state, rig.link(RIGHT)._rekeying._channel, own
 
 
 @given(said=st.lists(st.tuples(CONTROL, LAYER, CHANGES), min_size=1, max_size=3))

@@ -163,6 +163,17 @@ class Download:
         assert self._reader.poll() is None, self._out.read_text()
         assert gap <= stall + excused
 
+    def spared(self) -> float:
+        """How long a reader may wait when other routes carry what one loses.
+
+        Below 10m a round trip is long, and whatever segment a queue drops makes it wait so without any fault.
+        """
+        if self.lab.rate >= 10_000_000:
+            return SPARED_STALL
+        began = time.monotonic_ns()
+        time.sleep(WINDOW)
+        return SPARED_STALL + self.reading.longest_gap(began, time.monotonic_ns())
+
     def _until_more(self, size: int, seconds: float) -> None:
         enough = size + FLOWING * self.lab.rate / 8
         until(lambda: self.reading.size > enough, seconds, f"{FLOWING:g} s worth of bytes")
@@ -206,14 +217,16 @@ def test_throughput_adds_up(lanes: LiveLab) -> None:
 
 def test_two_of_three_shares_suffice(lanes: LiveLab) -> None:
     with begin(lanes, 3, "2-of-n") as download:
+        stall = download.spared()
         for fault, number in zip(FAULTS if FULL else FAULTS[:2], count()):
-            download.survive(fault, [download.paths()[0][number % 2]], SPARED_STALL)
-        download.survive(frozen, download.paths()[1], SPARED_STALL)
+            download.survive(fault, [download.paths()[0][number % 2]], stall)
+        download.survive(frozen, download.paths()[1], stall)
 
 
-@pytest.mark.parametrize(("redundancy", "stall"), [("stripe", STRIPE_STALL), ("mirror", SPARED_STALL)])
-def test_a_download_outlives_its_relays(four: LiveLab, redundancy: str, stall: float) -> None:
+@pytest.mark.parametrize("redundancy", ["stripe", "mirror"])
+def test_a_download_outlives_its_relays(four: LiveLab, redundancy: str) -> None:
     with begin(four, 2, redundancy) as download:
+        stall = STRIPE_STALL if redundancy == "stripe" else download.spared()
         for number in range(4):
             # Each relay in turn; each fault in turn, or on each relay each.
             for fault in FAULTS if FULL else [FAULTS[number]]:

@@ -9,12 +9,14 @@ from random import Random
 import pytest
 
 from anonnet.crypto.keys import NodeKeys
-from anonnet.proto.link import DEAD_NS, LAST_RETRY_NS, STALE_NS, Link, LinkState
+from anonnet.proto.link import DEAD_NS, LAST_RETRY_NS, Link, LinkState
+from anonnet.proto.rekey import STALE_NS
 from anonnet.sim.clock import MS, SECOND, START
 from anonnet.sim.network import steady
 from anonnet.sim.simnode import SimNode
 from anonnet.sim.world import World
 from anonnet.spec import DatagramType
+from anonnet.wire.control import EchoReply
 from tests.sim.scene import Traffic, chain, links_up, up
 
 A, B = "10.1.0.1", "10.2.0.1"
@@ -132,8 +134,8 @@ def test_both_open_at_once(seed: int) -> None:
     came_up = world.now
     world.run(SECOND)
     a, b = (link(node) for node in world.nodes.values())
-    assert a._opened != b._opened
-    assert a._channel == b._channel
+    assert a._rekeying._asks != b._rekeying._asks
+    assert a._rekeying._channel == b._rekeying._channel
     assert came_up < START + SECOND // 2, "the first attempt was enough"
 
 
@@ -157,17 +159,17 @@ def test_both_open_again_and_again_over_a_bad_wire() -> None:
 def test_keys_that_the_neighbour_leaves_in_use_end_the_link(cheat: str) -> None:
     """Whoever never asks for fresh keys, or never answers, cannot make the other go on with old ones."""
     world = pair("modem")
-    channels = {link(node)._channel for node in world.nodes.values()}
-    (honest,) = [node for node in world.nodes.values() if link(node)._opened != (cheat == "opener")]
+    channels = {link(node)._rekeying._channel for node in world.nodes.values()}
+    (honest,) = [node for node in world.nodes.values() if link(node)._rekeying._asks != (cheat == "opener")]
     (cheater,) = [node for node in world.nodes.values() if node is not honest]
     if cheat == "opener":
-        link(cheater)._ask_at = link(cheater)._use_at = 1 << 62
+        link(cheater)._rekeying._asks = False
     else:
-        link(cheater)._answer_rekey = lambda *_: None  # type: ignore[method-assign]
+        link(cheater)._rekeying.answer = lambda _: EchoReply(0)  # type: ignore
     assert world.run(STALE_NS + SECOND, lambda: link(honest).state is not LinkState.UP)
     assert "old keys" in link(honest).trouble
     assert world.run(20 * SECOND, lambda: links_up(world))
-    assert link(honest)._channel not in channels
+    assert link(honest)._rekeying._channel not in channels
 
 
 @pytest.mark.parametrize("profile", ["9600", "12k", "14.4k", "28.8k"])

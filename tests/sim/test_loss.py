@@ -78,8 +78,8 @@ def test_five_minutes_of_bad_weather() -> None:
     world.run(2 * SECOND)
     assert fell == []
     assert own_route(world.nodes["caller"]) is route, "one and the same route all the time"
-    rekeyed = [link._ask_at for n in world.nodes.values() for link in n.core.links.values() if link._opened]
-    assert all(at > world.now for at in rekeyed)
+    rekeying = [link._rekeying for n in world.nodes.values() for link in n.core.links.values()]
+    assert all(one._ask_at > world.now for one in rekeying if one._asks)
     # A packet of 900 bytes lies in one or two cells, each of which crosses three links; late is lost, at
     # relays that have a tick of patience. So a packet is lost with 1 - 0.98^(1.8 * 3), about 10 %.
     for got, sent in ((traffic.out, traffic.sent), (traffic.back, traffic.sent - traffic.back[0])):
@@ -104,7 +104,7 @@ def test_a_transfer_comes_through_whole() -> None:
 def test_set_up_and_rekey_in_bad_weather(profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every control message counts here; each is a few cells, of which some are lost."""
     if profile == "10m":
-        monkeypatch.setattr("anonnet.proto.link.REKEY_NS", 5 * SECOND)
+        monkeypatch.setattr("anonnet.proto.rekey.REKEY_NS", 5 * SECOND)
     world = World(13, profile)
     world.network.fate = weather
     world.build(["caller", "r1", "r2", "exit"], [("caller", "r1"), ("r1", "r2"), ("r2", "exit")], ["exit"])

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from anonnet.proto import link
+from anonnet.proto import rekey
 from anonnet.proto.lane import PlaneLink
 from anonnet.proto.pacer import Beat
 from anonnet.proto.plane import Plane
@@ -59,7 +59,7 @@ def start(world: World, profile: str, when: int) -> Traffic:
 @pytest.mark.parametrize("profile", PROFILES)
 def test_the_wire_shows_nothing_of_what_it_carries(profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if profile == "10m":
-        monkeypatch.setattr(link, "REKEY_NS", link.REKEY_NS // 10)
+        monkeypatch.setattr(rekey, "REKEY_NS", rekey.REKEY_NS // 10)
     idle = observe(profile, "idle")
     restarts = Counter((sent.source, sent.target) for sent in idle if sent.counter == 0)
     assert set(restarts.values()) == {1}, "each direction of each link was rekeyed once"
@@ -79,13 +79,13 @@ class Eager(Plane):
         return links
 
 
-class HastyLink(link.Link):
+class Hasty(rekey.Rekeying):
     """What was: fresh keys used as soon as both ends have them, later on a link that is full of routes."""
 
-    def _finish_rekey(self, noise: bytes) -> None:
-        super()._finish_rekey(noise)
+    def finish(self, noise: bytes) -> None:
+        super().finish(noise)
         assert self._fresh is not None
-        self._around.order(self._fresh)
+        self._order(self._fresh)
         self._fresh = None
 
 
@@ -101,7 +101,7 @@ def test_the_observer_finds_out_a_node_that_saves_nulls() -> None:
 def test_the_observer_finds_out_who_is_up_if_keys_change_when_they_can(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("anonnet.proto.node.Link", HastyLink)
+    monkeypatch.setattr("anonnet.proto.link.Rekeying", Hasty)
     assert first_difference(observe("modem", "idle"), observe("modem", "loaded")) is not None
 
 
