@@ -110,10 +110,10 @@ def test_set_up_and_rekey_in_bad_weather(profile: str, monkeypatch: pytest.Monke
     world.build(["caller", "r1", "r2", "exit"], [("caller", "r1"), ("r1", "r2"), ("r2", "exit")], ["exit"])
     assert world.run(60 * SECOND, lambda: links_up(world))
     up(world, wait=120 * SECOND)
-    channels = [link._channel for node in world.nodes.values() for link in node.core.links.values()]
+    channels = [link._rekeying._channel for node in world.nodes.values() for link in node.core.links.values()]
     world.run(130 * SECOND if profile == "modem" else 12 * SECOND)
     assert links_up(world)
-    after = [link._channel for node in world.nodes.values() for link in node.core.links.values()]
+    after = [link._rekeying._channel for node in world.nodes.values() for link in node.core.links.values()]
     assert not set(channels) & set(after), "each link has fresh keys"
     assert len(set(after)) == LINKS, "and both ends the same"
 
