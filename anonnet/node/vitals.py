@@ -1,8 +1,8 @@
 """What the daemon tells systemd of itself, look by look.
 
-    READY=1       sockets of the links are open, the control socket is attended to, the data plane has sent
-    STATUS=...    one line for people, in `systemctl status`
-    WATCHDOG=1    control *and* data plane have done their work just now; held back, systemd starts us anew
+READY=1       sockets of the links are open, the control socket is attended to, the data plane has sent
+STATUS=...    one line for people, in `systemctl status`
+WATCHDOG=1    control *and* data plane have done their work just now; held back, systemd starts us anew
 """
 
 from __future__ import annotations

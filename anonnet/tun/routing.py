@@ -199,9 +199,7 @@ def uplinks() -> set[str]:
         families = (socket.AF_INET, socket.AF_INET6)
         routes = (route for family in families for route in netlink.get_default_routes(family=family))
         indexes = {route.get_attr("RTA_OIF") for route in routes}
-        return {
-            str(link.get_attr("IFLA_IFNAME")) for link in netlink.get_links() if link["index"] in indexes
-        }
+        return {str(link.get_attr("IFLA_IFNAME")) for link in netlink.get_links() if link["index"] in indexes}
 
 
 def _index(netlink: rtnl.IPRoute, device: str) -> int | None:
