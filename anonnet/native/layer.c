@@ -34,14 +34,17 @@ static int hash(LayerObject *self, uint32_t slot, const uint8_t *right, size_t l
     return 0;
 }
 
-/* target = AES(source xor m) xor m, either way */
-static int block(EVP_CIPHER_CTX *context, const uint8_t m[16], const uint8_t *source, uint8_t *target)
+/* target = AES(source xor m) xor m, either way. Who enciphers never deciphers: only one of the two is ever made. */
+static int block(LayerObject *self, bool enciphers, const uint8_t m[16], const uint8_t *source, uint8_t *target)
 {
+    EVP_CIPHER_CTX **context = enciphers ? &self->block : &self->unblock;
     uint8_t x[16];
     int done = 0;
+    if (*context == NULL && (*context = context_new(aes_ecb, self->block_key, enciphers)) == NULL)
+        return -1;
     for (int i = 0; i < 16; i++)
         x[i] = source[i] ^ m[i];
-    if (EVP_CipherUpdate(context, x, &done, x, 16) != 1 || done != 16)
+    if (EVP_CipherUpdate(*context, x, &done, x, 16) != 1 || done != 16)
         return openssl_failed();
     for (int i = 0; i < 16; i++)
         target[i] = x[i] ^ m[i];
@@ -61,7 +64,7 @@ int layer_encipher(LayerObject *self, uint32_t slot, const uint8_t *source, uint
 {
     uint8_t m[16], y[16];
     size_t right = len - 16;
-    if (hash(self, slot, source + 16, right, m) < 0 || block(self->block, m, source, y) < 0 ||
+    if (hash(self, slot, source + 16, right, m) < 0 || block(self, true, m, source, y) < 0 ||
         stream(self, y, source + 16, target + 16, right) < 0)
         return -1;
     memcpy(target, y, 16);
@@ -74,7 +77,7 @@ int layer_decipher(LayerObject *self, uint32_t slot, uint8_t *body, size_t len)
     size_t right = len - 16;
     if (stream(self, body, body + 16, body + 16, right) < 0 || hash(self, slot, body + 16, right, m) < 0)
         return -1;
-    return block(self->unblock, m, body, body);
+    return block(self, false, m, body, body);
 }
 
 static void layer_dealloc(PyObject *object)
@@ -84,6 +87,7 @@ static void layer_dealloc(PyObject *object)
     EVP_CIPHER_CTX_free(self->block);
     EVP_CIPHER_CTX_free(self->unblock);
     EVP_CIPHER_CTX_free(self->stream);
+    OPENSSL_cleanse(self->block_key, KEY_LEN);
     Py_TYPE(object)->tp_free(object);
 }
 
@@ -105,9 +109,8 @@ static PyObject *layer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (self == NULL)
         return NULL;
     self->hash = context_new(aes_gcm, key[0], true);
-    self->block = self->hash ? context_new(aes_ecb, key[1], true) : NULL;
-    self->unblock = self->block ? context_new(aes_ecb, key[1], false) : NULL;
-    self->stream = self->unblock ? context_new(aes_ctr, key[2], true) : NULL;
+    memcpy(self->block_key, key[1], KEY_LEN);
+    self->stream = self->hash ? context_new(aes_ctr, key[2], true) : NULL;
     if (self->stream == NULL) {
         Py_DECREF(self);
         return NULL;

@@ -92,7 +92,8 @@ extern EVP_CIPHER *aes_gcm;
 
 typedef struct {
     PyObject_HEAD
-    EVP_CIPHER_CTX *hash, *block, *unblock, *stream;
+    EVP_CIPHER_CTX *hash, *block, *unblock, *stream; /* the middle two when they are needed */
+    uint8_t block_key[KEY_LEN];
 } LayerObject;
 
 extern PyTypeObject LayerType, OnionType;
@@ -125,13 +126,11 @@ PyObject *window_greatest(const Window *window);
 
 typedef struct {
     PyObject_HEAD
-    PyObject *format;  /* of the rows that Python may want to see */
-    PyObject *rows;    /* list of CellRow over `block`, or NULL */
-    PyObject *memory;  /* bytearray */
-    Py_buffer block;   /* of `memory` */
+    PyObject *format; /* of the rows that Python may want to see */
     size_t cell_len;
-    uint64_t *filled;         /* by slot number modulo the capacity: which slot's cell is whole */
-    uint32_t *places, *spare; /* by the same: where it is in `block`; where there is none */
+    uint64_t *filled; /* by slot number modulo the capacity: which slot's cell is whole */
+    uint8_t **cells;  /* by the same, or NULL */
+    uint8_t **spare;  /* cells that are free, the last used last */
     uint32_t spares, mask, next;
     long prefill, tick, ample, spacing;
     double majority, stall;
@@ -144,8 +143,8 @@ extern PyTypeObject ForwardQueueType;
 
 int queue_init(void);
 uint8_t *queue_cell(QueueObject *self, uint32_t slot); /* that has been claimed; NULL if it has not */
-PyObject *queue_row(QueueObject *self, const uint8_t *cell); /* new reference, or NULL with an exception */
-uint8_t *queue_claim(QueueObject *self, uint32_t slot); /* NULL: late, a duplicate or absurd */
+PyObject *queue_row(QueueObject *self, uint8_t *cell); /* new reference, or NULL with an exception */
+uint8_t *queue_claim(QueueObject *self, uint32_t slot); /* NULL: late, a duplicate or absurd; or no memory */
 void queue_commit(QueueObject *self, uint32_t slot);
 typedef enum { TAKE_HOLD, TAKE_ABSENT, TAKE_CELL } Taken;
 /* The cell stays what it is until the next claim. */

@@ -1,49 +1,87 @@
 /* A relay's forward queue: see proto/queue.py for what it must do, and why. */
 
 #include "native.h"
+#include <pthread.h>
+#include <stdlib.h>
 
 #define EMPTY UINT64_MAX
 #define HALF 0x80000000u
 enum { MAX_CAPACITY = 1 << 20 };
-static const uint32_t NOWHERE = UINT32_MAX;
 
 /* Cells are put into memory that was used last, not around a ring: a queue holds a few of those it has room for, and
- * with hundreds of queues only those stay in the processor's caches. */
+ * with hundreds of queues only those are worth memory and stay in the processor's caches. What a queue leaves behind
+ * goes to the next one: it is never freed, so that a row which Python still has shows a cell, if not its own. */
 
-static uint8_t *cell_at(const QueueObject *self, uint32_t place)
+enum { SLAB = 16, LENGTHS = 4 }; /* cells allocated at once; formats that there may be */
+
+static struct {
+    size_t len;
+    uint8_t *free; /* each begins with the next one's address */
+} left[LENGTHS];
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* a crew claims without the GIL */
+
+static void leave(size_t len, uint8_t *cell)
 {
-    return (uint8_t *)self->block.buf + (size_t)place * self->cell_len;
+    for (int i = 0; i < LENGTHS; i++)
+        if (left[i].len == len || left[i].len == 0) {
+            left[i].len = len;
+            memcpy(cell, &left[i].free, sizeof left[i].free);
+            left[i].free = cell;
+            return;
+        }
+}
+
+static uint8_t *find(size_t len)
+{
+    for (int i = 0; i < LENGTHS; i++)
+        if (left[i].len == len && left[i].free != NULL) {
+            uint8_t *cell = left[i].free;
+            memcpy(&left[i].free, cell, sizeof left[i].free);
+            return cell;
+        }
+    return NULL;
+}
+
+static uint8_t *cell_new(size_t len)
+{
+    pthread_mutex_lock(&lock);
+    uint8_t *cell = find(len);
+    if (cell == NULL) {
+        size_t each = (len + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
+        uint8_t *slab = aligned_alloc(CACHE_LINE, SLAB * each);
+        for (size_t i = 0; slab != NULL && i < SLAB; i++)
+            leave(len, memset(slab + i * each, 0, each));
+        cell = find(len);
+    }
+    pthread_mutex_unlock(&lock);
+    return cell;
 }
 
 uint8_t *queue_cell(QueueObject *self, uint32_t slot)
 {
-    uint32_t place = self->places[slot & self->mask];
-    return place == NOWHERE ? NULL : cell_at(self, place);
+    return self->cells[slot & self->mask];
 }
 
 static void give_back(QueueObject *self, uint32_t slot)
 {
-    uint32_t *place = &self->places[slot & self->mask];
-    if (*place != NOWHERE)
-        self->spare[self->spares++] = *place;
-    *place = NOWHERE;
+    uint8_t **cell = &self->cells[slot & self->mask];
+    if (*cell != NULL)
+        self->spare[self->spares++] = *cell;
+    *cell = NULL;
 }
 
-/* Python sees a queue's cells as rows of views, made when it first asks. */
-PyObject *queue_row(QueueObject *self, const uint8_t *cell)
+/* Python sees a cell as a row of views, made when it asks: it seldom does. */
+PyObject *queue_row(QueueObject *self, uint8_t *cell)
 {
-    Py_ssize_t place = (cell - (const uint8_t *)self->block.buf) / (Py_ssize_t)self->cell_len;
-    if (self->rows == NULL) {
-        self->rows = PyObject_CallFunction(rows_of, "OkO", self->format, (unsigned long)self->mask + 1, self->memory);
-        if (self->rows == NULL)
-            return NULL;
-        if (!PyList_Check(self->rows) || PyList_GET_SIZE(self->rows) != (Py_ssize_t)self->mask + 1) {
-            Py_CLEAR(self->rows);
-            PyErr_SetString(PyExc_TypeError, "not the rows of this queue");
-            return NULL;
-        }
-    }
-    return Py_NewRef(PyList_GET_ITEM(self->rows, place));
+    PyObject *memory = PyMemoryView_FromMemory((char *)cell, (Py_ssize_t)self->cell_len, PyBUF_WRITE);
+    PyObject *rows = memory ? PyObject_CallFunction(rows_of, "OiO", self->format, 1, memory) : NULL, *row = NULL;
+    Py_XDECREF(memory);
+    if (rows != NULL && PyList_Check(rows) && PyList_GET_SIZE(rows) == 1)
+        row = Py_NewRef(PyList_GET_ITEM(rows, 0));
+    else if (rows != NULL)
+        PyErr_SetString(PyExc_TypeError, "not the rows of this queue");
+    Py_XDECREF(rows);
+    return row;
 }
 
 static bool begins_anew(const QueueObject *self, uint32_t ahead)
@@ -65,11 +103,12 @@ uint8_t *queue_claim(QueueObject *self, uint32_t slot)
         self->early++;
     if (ahead > self->mask || self->filled[slot & self->mask] == slot)
         return NULL;
-    uint32_t *place = &self->places[slot & self->mask];
-    if (*place == NOWHERE)
-        *place = self->spare[--self->spares]; /* as many places as slots */
-    uint8_t *cell = cell_at(self, *place);
-    for (size_t at = 0; at < self->cell_len; at += CACHE_LINE)
+    uint8_t *cell = queue_cell(self, slot);
+    if (cell == NULL) {
+        cell = self->spares > 0 ? self->spare[--self->spares] : cell_new(self->cell_len);
+        self->cells[slot & self->mask] = cell;
+    }
+    for (size_t at = 0; cell != NULL && at < self->cell_len; at += CACHE_LINE)
         __builtin_prefetch(cell + at, 1);
     return cell;
 }
@@ -119,9 +158,7 @@ Taken queue_take(QueueObject *self, long long tick, uint32_t *slot, uint8_t **ce
 
 static int queue_clear(PyObject *object)
 {
-    QueueObject *self = (QueueObject *)object;
-    Py_CLEAR(self->rows);
-    Py_CLEAR(self->format);
+    Py_CLEAR(((QueueObject *)object)->format);
     return 0;
 }
 
@@ -129,11 +166,15 @@ static void queue_dealloc(PyObject *object)
 {
     QueueObject *self = (QueueObject *)object;
     queue_clear(object);
-    if (self->block.obj != NULL)
-        PyBuffer_Release(&self->block);
-    Py_CLEAR(self->memory);
+    pthread_mutex_lock(&lock);
+    for (uint32_t i = 0; self->cells != NULL && i <= self->mask; i++)
+        if (self->cells[i] != NULL)
+            leave(self->cell_len, self->cells[i]);
+    while (self->spares > 0)
+        leave(self->cell_len, self->spare[--self->spares]);
+    pthread_mutex_unlock(&lock);
     PyMem_Free(self->filled);
-    PyMem_Free(self->places);
+    PyMem_Free(self->cells);
     PyMem_Free(self->spare);
     Py_TYPE(object)->tp_free(object);
 }
@@ -168,24 +209,16 @@ static PyObject *queue_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     self->cell_len = (size_t)cell_len;
     self->format = Py_NewRef(format);
-    self->filled = PyMem_New(uint64_t, (size_t)capacity);
-    self->places = PyMem_New(uint32_t, (size_t)capacity);
-    self->spare = PyMem_New(uint32_t, (size_t)capacity);
-    self->memory = self->filled && self->places && self->spare
-                       ? PyByteArray_FromStringAndSize(NULL, capacity * cell_len)
-                       : PyErr_NoMemory();
-    if (self->memory == NULL || PyObject_GetBuffer(self->memory, &self->block, PyBUF_WRITABLE) < 0) {
-        Py_DECREF(self);
-        return NULL;
-    }
-    for (long i = 0; i < capacity; i++) {
-        self->filled[i] = EMPTY;
-        self->places[i] = NOWHERE;
-        self->spare[i] = (uint32_t)(capacity - 1 - i);
-    }
-    self->spares = (uint32_t)capacity;
-    memset(self->block.buf, 0, (size_t)self->block.len);
     self->mask = (uint32_t)capacity - 1;
+    self->filled = PyMem_New(uint64_t, (size_t)capacity);
+    self->cells = PyMem_Calloc((size_t)capacity, sizeof *self->cells);
+    self->spare = PyMem_New(uint8_t *, (size_t)capacity);
+    if (self->filled == NULL || self->cells == NULL || self->spare == NULL) {
+        Py_DECREF(self);
+        return PyErr_NoMemory();
+    }
+    for (long i = 0; i < capacity; i++)
+        self->filled[i] = EMPTY;
     self->prefill = prefill, self->tick = tick, self->ample = ample, self->spacing = spacing;
     self->majority = majority, self->stall = stall;
     self->fresh = self->unsure = true;
@@ -217,7 +250,7 @@ static PyObject *queue_py_claim(PyObject *object, PyObject *argument)
     uint32_t slot;
     if (any_slot(argument, &slot) < 0)
         return NULL;
-    const uint8_t *cell = queue_claim((QueueObject *)object, slot);
+    uint8_t *cell = queue_claim((QueueObject *)object, slot);
     if (cell == NULL)
         Py_RETURN_NONE;
     return queue_row((QueueObject *)object, cell);

@@ -113,7 +113,7 @@ int inlet_forward(PyObject *object, uint32_t slot, const uint8_t *cell, size_t l
 int inlet_recognised(PyObject *object, uint32_t slot, long long now)
 {
     InletObject *self = (InletObject *)object;
-    const uint8_t *cell = self->queue ? queue_cell(self->queue, slot - self->shift) : NULL;
+    uint8_t *cell = self->queue ? queue_cell(self->queue, slot - self->shift) : NULL;
     if (cell == NULL)
         return 0; /* the route has changed meanwhile */
     PyObject *function = Py_NewRef(self->recognised), *row = queue_row(self->queue, cell), *result = NULL;
@@ -314,7 +314,7 @@ static PyObject *outlet_call(PyObject *object, PyObject *args, PyObject *kwargs)
         return due.row;
     if (due.cell == NULL)
         Py_RETURN_NONE;
-    return queue_row(due.queue, due.cell);
+    return queue_row(due.queue, (uint8_t *)due.cell);
 }
 
 static PyObject *outlet_get_queue(PyObject *object, void *closure)
