@@ -11,6 +11,8 @@ from anonnet.proto.orders import RATE_UNIT
 from anonnet.proto.profile import Schedule
 
 CONTROL_SHARE: Final = 32  # one slot in so many is never promised: control channel, rekeying, set-up
+CONTROL_LEAST: Final = 400  # nor fewer than so many millicells a second: on the slowest links, below 28.8
+# kbit/s, rekeying would else take longer than keys last, and the link would go down
 TEST_SHARE: Final = 64  # and a caller leaves one in so many free for `ping` and debugging runs
 
 
@@ -19,8 +21,7 @@ class LinkBudget:
 
     def __init__(self, schedule: Schedule) -> None:
         self.capacity_out, self.capacity_in = (
-            cells * RATE_UNIT * (CONTROL_SHARE - 1) // (schedule.tick_ns * CONTROL_SHARE)
-            for cells in (schedule.cells_out, schedule.cells_in)
+            _promisable(cells, schedule.tick_ns) for cells in (schedule.cells_out, schedule.cells_in)
         )
         self._promised: dict[int, tuple[int, int]] = {}
 
@@ -48,3 +49,10 @@ class LinkBudget:
     def clear(self) -> None:
         """The link is gone and every route with it."""
         self._promised.clear()
+
+
+def _promisable(cells: int, tick_ns: int) -> int:
+    """Return what routes may have of so many cells a tick, the control channel's share taken off."""
+    whole = cells * RATE_UNIT
+    shared = whole * (CONTROL_SHARE - 1) // (tick_ns * CONTROL_SHARE)
+    return max(0, min(shared, whole // tick_ns - CONTROL_LEAST))

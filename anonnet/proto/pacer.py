@@ -1,8 +1,10 @@
 """Ticks by the absolute clock (design 4, Schedule).
 
-All links of one tick length share a beat. A beat's deadlines are `start + n * tick`, whatever happened
-before: a late tick is sent at once and the schedule kept; ticks missed altogether are skipped, never
-sent in a burst. What `randomised` adds is drawn before, and without looking at, any traffic.
+All links of one tick length share a beat. A beat's deadlines are `start + n * tick` and a draw, whatever
+happened before: a late tick is sent at once and the schedule kept; ticks missed altogether are skipped, never
+sent in a burst. The draw is made before, and without looking at, any traffic: up to half a tick if
+`randomised`, else up to a quarter of a millisecond, under which it is lost that a timer of a busy host fires
+a microsecond or two later than that of an idle one (Fu et al. 2003; measured in docs/performance.md).
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ LATE_NS: Final = 1_000_000  # later than this counts as late
 LEAD_BASE_NS: Final = 400_000  # taking in and sealing start this long before the deadline ...
 LEAD_CELL_NS: Final = 10_000  # ... plus this for each cell that the beat sends; never measured, so
 # that the moment of sealing says nothing of how busy the node is
-RANDOM_SHARE: Final = 2  # randomised: deadlines move by up to a tick over this
+RANDOM_SHARE: Final = 2  # randomised: deadlines move by up to a tick over this,
+DITHER_NS: Final = 250_000  # fixed: by up to this, with a standard deviation of 72 us,
+DITHER_SHARE: Final = 4  # or a tick over this, if that is less
 
 
 class Beat:
@@ -26,7 +30,7 @@ class Beat:
         self.tick_ns = tick_ns
         self.tick = 0
         self._random = random
-        self._randomised = randomised
+        self._spread = tick_ns // RANDOM_SHARE if randomised else min(DITHER_NS, tick_ns // DITHER_SHARE)
         self._base = now + tick_ns + int.from_bytes(random(4), "big") % tick_ns
         self.deadline = self._base
         self.cells = 0
@@ -43,8 +47,5 @@ class Beat:
         skipped = max(0, (now - self._base) // self.tick_ns)
         self._base += (skipped + 1) * self.tick_ns
         self.tick += skipped + 1
-        self.deadline = self._base
-        if self._randomised:
-            share = self.tick_ns // RANDOM_SHARE
-            self.deadline += int.from_bytes(self._random(4), "big") % share
+        self.deadline = self._base + int.from_bytes(self._random(4), "big") % self._spread
         return late, skipped

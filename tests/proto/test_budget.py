@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from anonnet.proto.budget import CONTROL_SHARE, LinkBudget
+from anonnet.proto.budget import CONTROL_LEAST, CONTROL_SHARE, LinkBudget
 from anonnet.proto.orders import RATE_UNIT
 from anonnet.proto.profile import NAMED, Schedule, parse_profile
 
@@ -68,8 +68,11 @@ def test_capacity_leaves_the_control_channel_its_share(schedule: Schedule) -> No
         (budget.capacity_in, schedule.cells_in),
     ):
         promised_per_tick = capacity * schedule.tick_ns / RATE_UNIT
-        assert promised_per_tick <= cells * (CONTROL_SHARE - 1) / CONTROL_SHARE
-        assert promised_per_tick > cells * (CONTROL_SHARE - 1) / CONTROL_SHARE - 0.001
+        kept = max(cells / CONTROL_SHARE, CONTROL_LEAST * schedule.tick_ns / RATE_UNIT)
+        least = 2 * schedule.tick_ns / RATE_UNIT  # roundings, to whole millicells a second
+        assert capacity >= 0
+        assert promised_per_tick <= max(0, cells - kept)
+        assert promised_per_tick >= max(0, cells - kept) - least
 
 
 def test_every_named_profile_has_room_for_a_route() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from itertools import pairwise
 from random import Random
+from statistics import pstdev
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anonnet.proto.pacer import LATE_NS, Beat
+from anonnet.proto.pacer import DITHER_NS, LATE_NS, Beat
 
 TICK = 5_000_000
 START = 10**15
@@ -32,14 +33,27 @@ def test_deadlines_stay_on_the_grid_however_late_one_is(delays: list[int]) -> No
     origin = pacer.deadline
     skips = 0
     for emitted, delay in enumerate(delays, start=1):
-        now = pacer.deadline + delay
+        now, pacer_tick = pacer.deadline + delay, pacer.tick
         late, skipped = pacer.advance(now)
         assert late == (delay > LATE_NS)
-        assert skipped == max(0, delay // TICK)
+        assert skipped == max(0, (now - origin - pacer_tick * TICK) // TICK)
         skips += skipped
-        assert (pacer.deadline - origin) % TICK == 0
-        assert now < pacer.deadline <= now + TICK + 1_000
+        assert (pacer.deadline - origin) % TICK < DITHER_NS
+        assert now - DITHER_NS < pacer.deadline <= now + TICK + DITHER_NS + 1_000
         assert pacer.tick == emitted + skips == (pacer.deadline - origin) // TICK
+
+
+def test_fixed_deadlines_are_dithered_by_draws_that_fill_a_quarter_of_a_millisecond() -> None:
+    """And by no more than the 100 us of standard deviation that emission may have in all."""
+    pacer = beat()
+    origin = pacer.deadline
+    offsets = []
+    for n in range(1, 2001):
+        pacer.advance(pacer.deadline)
+        offsets.append(pacer.deadline - origin - n * TICK)
+    assert 0 <= min(offsets) < 2_500
+    assert 247_500 < max(offsets) < DITHER_NS == 250_000
+    assert 68_000 < pstdev(offsets) < 76_000
 
 
 @given(st.integers(0, 2**32))

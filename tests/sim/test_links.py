@@ -180,6 +180,18 @@ def test_the_slowest_links_come_up_though_both_ends_open(profile: str) -> None:
     assert world.run(15 * SECOND, lambda: links_up(world))
 
 
+def test_the_slowest_link_renews_its_keys_under_a_route_that_takes_all() -> None:
+    """With one slot in 32 for control, that took too long, and links went down after eight minutes."""
+    world = chain(profile="9600")
+    up(world, wait=200 * SECOND)
+    traffic = Traffic(world, SECOND // 2, 60)
+    for _ in range(10):
+        world.run(60 * SECOND)
+        assert links_up(world)
+    assert len(traffic.out) > 1150
+    assert len(traffic.back) > 1150
+
+
 # -- roaming --------------------------------------------------------------------------------------
 
 
