@@ -9,27 +9,29 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, Final
 
 from anonnet.bench import memory
-from anonnet.bench.children import cpu_ns, own_place, require_root
+from anonnet.bench.children import cpu_ns, end_all, entered, fork, own_place, require_root
 from anonnet.bench.memory import ProcessMemory
 from anonnet.errors import OperatorError
 from anonnet.lab import namespaces, network, nodes, services
-from anonnet.lab.place import CALLER, CORE, Place
+from anonnet.lab.place import CALLER, CORE, WEB, Place
 from anonnet.lab.stalls import StallWatch
 from anonnet.lab.topology import Topology, build
 from anonnet.lab.weather import Rule
 from anonnet.node import api
 from anonnet.node.client import Client
-from anonnet.proto.profile import Profile, Schedule, parse_profile
+from anonnet.proto.profile import OVERHEAD, Profile, Schedule, parse_profile
 
 PINGS: Final = 100
 PING_TICKS: Final = 10.3  # between echoes: no whole number of ticks, so that they fall anywhere in one
@@ -37,6 +39,12 @@ GETS: Final = 30
 SETUPS: Final = 5
 LEAD_SECONDS: Final = 2.0  # until a flow has its share, before echoes are sent beside it
 COMMAND_SECONDS: Final = 120.0
+KEYS: Final = 20
+LONG_SECONDS: Final = 10.0  # for anything that is done again and again: modems do it less often
+TERMINAL_PORT: Final = 7
+SHAPED_BELOW: Final = 1_000_000  # bit/s: the caller's cable then carries no more than the profile says
+SHAPER_BURST: Final = 1600  # bytes: a wide cell's frame
+ETHERNET_LEN: Final = 14  # bytes, which the shaper counts and a profile does not
 FLOWS: Final = {"down": ("-R",), "up": (), "both": ("--bidir",)}  # and what makes iperf3 do that
 
 
@@ -59,6 +67,7 @@ class Flow:
     share: float  # of the wire's rate, one way (the lesser, if both)
     resent: int  # segments
     echoes: Echoes  # beside it
+    key_ms: float  # a key press over a connection beside it, until its echo is there; median
     core: dict[str, float]  # share of a core that each node's data plane took
     cpu_s_per_gb_padded: float  # all data planes, for each GB that slots hold, both ways, used or not
     cpu_s_per_gb_carried: float  # the same for each GB of goodput
@@ -93,6 +102,7 @@ class Measured:
     first_byte_s: float  # from the beginning of `up` to a page's first byte
     setup_ms: list[float]  # test routes as long as a real one, from the wish to the last hop's answer
     idle: Echoes
+    key_ms: float  # a key press over a connection, until its echo is there; median
     get_ms: float | None  # a small page by its address: connection, request, answer; median
     get_by_name_ms: float | None
     flows: dict[str, Flow]
@@ -145,7 +155,7 @@ class Live:
         """Return the process id of each node's data plane."""
         return {host.name: memory.pids(self.place, host.name)["data plane"] for host in self.topology.nodes}
 
-    def ping(self, count: int = PINGS) -> Echoes:
+    def ping(self, count: int) -> Echoes:
         """Send echoes to the Internet host."""
         interval = self._interval
         options = ["-n", "-c", str(count), "-i", f"{interval:.4f}", "-W", "10"]
@@ -159,13 +169,28 @@ class Live:
         p99 = times[min(len(times) - 1, len(times) * 99 // 100)]
         return Echoes(count, count - len(times), statistics.fmean(times), statistics.median(times), p99)
 
-    def get(self, url: str, count: int = GETS) -> float:
+    def get(self, url: str, count: int) -> float:
         """Return what it takes to fetch a page, each time over a connection of its own; median, ms."""
         times = [
             float(self.out(CALLER, "curl", "-sS", "--fail", "-o", "/dev/null", "-w", "%{time_total}", url))
             for _ in range(count)
         ]
         return statistics.median(times) * 1000
+
+    def keys(self, count: int) -> float:
+        """Press keys at a distant terminal; return what it takes until one is echoed, median, ms."""
+        with entered(self.place.namespace(WEB)):
+            listener = socket.create_server((self.web, TERMINAL_PORT))
+        with listener:
+            terminal = fork(partial(_echo, listener))
+        try:
+            with entered(self.place.namespace(CALLER)):
+                line = socket.create_connection((self.web, TERMINAL_PORT), timeout=COMMAND_SECONDS)
+            with line:
+                line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                return statistics.median(_press(line, self._interval) for _ in range(count)) * 1000
+        finally:
+            end_all([terminal])
 
     def setup(self) -> float:
         """Build a route for a test and take it down; return how long its making took, ms."""
@@ -189,7 +214,9 @@ class Live:
         with StallWatch() as watch:
             process = self.popen(CALLER, command)
             time.sleep(LEAD_SECONDS)
-            beside = self.ping(self._echoes_in(seconds - 2 * LEAD_SECONDS))
+            left = seconds - 2 * LEAD_SECONDS
+            beside = self.ping(self.most(left / 2))
+            key_ms = self.keys(min(KEYS, self.most(left / 4)))
             said = process.communicate(timeout=seconds + COMMAND_SECONDS)[0]
         took, used, after = time.monotonic() - began, _cpu(planes), self._links()
         end = json.loads(said).get("end", {})
@@ -205,6 +232,7 @@ class Live:
             share=min(mbit) * 1e6 / self.profile.rate_in,
             resent=end["sum_sent"]["retransmits"],
             echoes=beside,
+            key_ms=key_ms,
             core={name: value / took for name, value in spent.items()},
             cpu_s_per_gb_padded=sum(spent.values()) / ((sent + received) * fmt.content_len / 1e9),
             cpu_s_per_gb_carried=sum(spent.values()) / (sum(one["bytes"] for one in sums) / 1e9),
@@ -219,7 +247,8 @@ class Live:
         """Seconds between echoes."""
         return PING_TICKS * self.schedule.tick_ns / 1e9
 
-    def _echoes_in(self, seconds: float) -> int:
+    def most(self, seconds: float) -> int:
+        """Return how many echoes to send in about so many seconds."""
         return min(PINGS, max(5, int(seconds / self._interval)))
 
     def _links(self) -> dict[str, dict[str, int]]:
@@ -275,23 +304,57 @@ def measure(
     with live(rate, transport, hops, forwarded=forwarded if pages else None) as lab:
         if delay_ms:
             network.set_weather(lab.place, Rule(delay=round(delay_ms * 1e6)))
-        setups = [lab.setup() for _ in range(SETUPS if pages else 0)]  # while links have all their slots
+        if lab.profile.rate_in < SHAPED_BELOW:
+            _shape(lab)
+        few = lab.most(LONG_SECONDS)
+        setups = [
+            lab.setup() for _ in range(min(SETUPS, few // 2) if pages else 0)
+        ]  # while links have all their slots
         began = time.monotonic()
         lab.out(CALLER, "anonnet-tun", "up", "--wait", "60")
         up_s = time.monotonic() - began
         lab.out(CALLER, "curl", "-sS", "--fail", "-r", "0-0", "-o", "/dev/null", f"http://{lab.web}/1MB")
         first_byte_s = time.monotonic() - began
-        idle = lab.ping()
+        idle = lab.ping(few)
         return Measured(
             rate=rate, transport=transport, hops=hops, delay_ms=delay_ms,
             wire_mbit=lab.profile.rate_in / 1e6, tick_ms=lab.schedule.tick_ns / 1e6,
             cells_per_tick=lab.schedule.cells_in, load=load, plain=baseline[0] if baseline else None,
             up_s=up_s, first_byte_s=first_byte_s, setup_ms=setups,
-            idle=idle, get_ms=lab.get(f"http://{lab.web}/") if pages else None,
-            get_by_name_ms=lab.get("http://web.lab/") if pages else None,
+            idle=idle, key_ms=lab.keys(min(KEYS, few)),
+            get_ms=lab.get(f"http://{lab.web}/", min(GETS, few)) if pages else None,
+            get_by_name_ms=lab.get("http://web.lab/", min(GETS, few)) if pages else None,
             flows={kind: lab.flow(kind, seconds) for kind in flows},
             memory={host.name: memory.of(lab.place, host.name) for host in lab.topology.nodes},
         )  # fmt: skip
+
+
+def _shape(lab: Live) -> None:
+    """Let the caller's cable carry what the profile says and no more, like a modem's line."""
+    length = lab.profile.format.datagram_len + OVERHEAD[lab.topology.transport, 4]
+    for space, device, rate in (
+        (CALLER, "eth0", lab.profile.rate_out),
+        (CORE, CALLER, lab.profile.rate_in),
+    ):
+        bits = -(-rate * (length + ETHERNET_LEN) // length)
+        shaper = ["tbf", "rate", f"{bits}bit", "burst", str(SHAPER_BURST), "limit", str(2 * SHAPER_BURST)]
+        lab.out(space, "tc", "qdisc", "add", "dev", device, "root", *shaper)
+
+
+def _echo(listener: socket.socket) -> None:
+    line, _ = listener.accept()
+    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    while True:
+        line.sendall(line.recv(64))
+
+
+def _press(line: socket.socket, pause: float) -> float:
+    """Press a key after a pause; return how long its echo takes, in seconds."""
+    time.sleep(pause)
+    began = time.monotonic()
+    line.sendall(b"k")
+    line.recv(1)
+    return time.monotonic() - began
 
 
 @contextmanager

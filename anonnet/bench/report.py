@@ -41,8 +41,8 @@ RELAYS: Final = (  # rate, transport, processes that only burn time (for each co
 )  # fmt: skip
 BARE: Final = (("100m", "raw"), ("100m", "udp"))
 CHAINS: Final = (  # rate, transport, delay of each link in ms
-    ("modem", "raw", 0), ("t1", "raw", 0), ("t3", "raw", 0), ("t3", "raw", 20), ("100m", "raw", 0),
-    ("100m:1ms", "raw", 0), ("150m", "raw", 0), ("250m", "udp", 0),
+    ("28.8k", "raw", 0), ("modem", "raw", 0), ("t1", "raw", 0), ("t3", "raw", 0), ("t3", "raw", 20),
+    ("100m", "raw", 0),    ("100m:1ms", "raw", 0), ("150m", "raw", 0), ("250m", "udp", 0),
 )  # fmt: skip
 QUICK_CHAINS: Final = (("10m", "raw", 0),)
 RUNS_OF_EMISSION: Final = 20
@@ -163,9 +163,7 @@ def _lab(quick: bool, say: Callable[[str], None]) -> list[Measured]:
         seconds = 6.0 if quick else 60.0 if slow else 20.0
         flows = tuple(chain.FLOWS) if not (quick or slow or delay_ms) else ("down",)
         found.append(
-            chain.measure(
-                rate, transport, seconds, delay_ms=delay_ms, flows=flows, pages=not (slow or delay_ms)
-            )
+            chain.measure(rate, transport, seconds, delay_ms=delay_ms, flows=flows, pages=not delay_ms)
         )
     return found
 

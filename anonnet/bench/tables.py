@@ -76,6 +76,7 @@ def _lab(measured: list[Measured]) -> Iterator[Table]:
         "up, s; first byte": [f"{one.up_s:.2f}; {one.first_byte_s:.2f}" for one in measured],
         "set-up, ms": [" ".join(f"{value:.0f}" for value in one.setup_ms) for one in measured],
         "echo idle, ms: mean, p99": [f"{one.idle.mean:.1f}, {one.idle.p99:.1f}" for one in measured],
+        "key, ms": [f"{one.key_ms:.1f}" for one in measured],
         "small page, ms": [f"{one.get_ms:.0f}" if one.get_ms else "" for one in measured],
     }
     for kind in dict.fromkeys(chain.from_iterable(one.flows for one in measured)):
@@ -93,6 +94,7 @@ def _flow(flow: Flow) -> dict[str, str]:
         "Mbit/s": ", ".join(f"{value:.4g}" for value in flow.mbit),
         "share of the wire": f"{flow.share:.0%}",
         "echo beside, ms": f"{flow.echoes.mean:.1f}",
+        "key beside, ms": f"{flow.key_ms:.1f}",
         "CPU s/GB padded; carried": f"{flow.cpu_s_per_gb_padded:.0f}; {flow.cpu_s_per_gb_carried:.0f}",
         "core": " ".join(f"{value:.0%}" for value in flow.core.values()),
         "ticks skipped": " ".join(str(value) for value in flow.skipped.values()),
