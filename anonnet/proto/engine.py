@@ -16,6 +16,7 @@ from anonnet.crypto.replay import ReplayWindow
 from anonnet.crypto.suite import ANONNET_2026, Open, Seal, Suite
 from anonnet.errors import OperatorError
 from anonnet.proto.intake import Intake, ReceiveSession
+from anonnet.proto.pacer import LEAD_CELL_NS
 from anonnet.proto.queue import SLIP_SPACING, ForwardQueue, Sizes
 from anonnet.proto.rewrite import Plain, nothing_plain
 from anonnet.proto.segment import Segmenter, Unpacker
@@ -25,12 +26,15 @@ from anonnet.proto.transit import Inlet, Outlet
 from anonnet.proto.window import SlotWindow
 from anonnet.spec import Format
 
+NATIVE_LEAD_CELL_NS: Final = 5_000
+
 
 @dataclass(frozen=True, repr=False)
 class Engine:
     """One set of parts. They are made for each other: none goes with another set's."""
 
     name: str
+    lead_cell_ns: int  # how much earlier a beat is sealed for each of its cells, far more than that takes
     sealer: Callable[[bytes], Seal]
     opener: Callable[[bytes], Open]
     layer: Callable[[LayerKeys], OnionLayer]
@@ -60,6 +64,7 @@ def python(suite: Suite) -> Engine:
     """Return the reference, with the ciphers of a suite."""
     return Engine(
         name="python",
+        lead_cell_ns=LEAD_CELL_NS,
         sealer=suite.sealer,
         opener=suite.opener,
         layer=suite.layer,
@@ -89,6 +94,7 @@ def _native() -> Engine | None:
         return None
     return Engine(
         name="native",
+        lead_cell_ns=NATIVE_LEAD_CELL_NS,
         sealer=module.Sealer,
         opener=module.Opener,
         layer=module.Layer,

@@ -14,8 +14,8 @@ from typing import Final
 
 LATE_NS: Final = 1_000_000  # later than this counts as late
 LEAD_BASE_NS: Final = 400_000  # taking in and sealing start this long before the deadline ...
-LEAD_CELL_NS: Final = 10_000  # ... plus this for each cell that the beat sends; never measured, so
-# that the moment of sealing says nothing of how busy the node is
+LEAD_CELL_NS: Final = 10_000  # ... plus this, or the engine's, for each cell that the beat sends; never
+# measured, so that the moment of sealing says nothing of how busy the node is
 RANDOM_SHARE: Final = 2  # randomised: deadlines move by up to a tick over this,
 DITHER_NS: Final = 250_000  # fixed: by up to this, with a standard deviation of 72 us,
 DITHER_SHARE: Final = 4  # or a tick over this, if that is less
@@ -25,11 +25,13 @@ class Beat:
     """The schedule of one tick length; times in ns of the monotonic clock."""
 
     def __init__(
-        self, tick_ns: int, now: int, random: Callable[[int], bytes], randomised: bool = False
-    ) -> None:
+        self, tick_ns: int, now: int, random: Callable[[int], bytes], randomised: bool = False,
+        lead_cell_ns: int = LEAD_CELL_NS,
+    ) -> None:  # fmt: skip
         self.tick_ns = tick_ns
         self.tick = 0
         self._random = random
+        self._lead_cell_ns = lead_cell_ns
         self._spread = tick_ns // RANDOM_SHARE if randomised else min(DITHER_NS, tick_ns // DITHER_SHARE)
         self._base = now + tick_ns + int.from_bytes(random(4), "big") % tick_ns
         self.deadline = self._base
@@ -38,7 +40,7 @@ class Beat:
     @property
     def prepare_at(self) -> int:
         """When to seal the next batch."""
-        lead = LEAD_BASE_NS + LEAD_CELL_NS * self.cells
+        lead = LEAD_BASE_NS + self._lead_cell_ns * self.cells
         return self.deadline - min(lead, self.tick_ns // 2)
 
     def advance(self, now: int) -> tuple[bool, int]:

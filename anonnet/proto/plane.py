@@ -169,7 +169,11 @@ class Plane:
         beat = self.beats.get(order.tick_ns)
         if beat is None:
             beat = self.beats[order.tick_ns] = Beat(
-                order.tick_ns, self._now, self._schedule_random, self._randomised
+                order.tick_ns,
+                self._now,
+                self._schedule_random,
+                self._randomised,
+                self.engine.lead_cell_ns,
             )
         beat.cells += order.cells_out
         link = PlaneLink(order.link, FORMAT_BY_CODE[order.format_code], order.endpoint, beat, order.cells_out,

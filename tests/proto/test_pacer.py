@@ -9,7 +9,7 @@ from statistics import pstdev
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anonnet.proto.pacer import DITHER_NS, LATE_NS, Beat
+from anonnet.proto.pacer import DITHER_NS, LATE_NS, LEAD_CELL_NS, Beat
 
 TICK = 5_000_000
 START = 10**15
@@ -81,3 +81,11 @@ def test_sealing_begins_a_fixed_time_ahead() -> None:
     assert pacer.deadline - pacer.prepare_at == lead
     pacer.cells = 10**6
     assert pacer.deadline - pacer.prepare_at == TICK // 2
+
+
+def test_a_faster_engine_needs_less_lead_for_each_cell() -> None:
+    usual, fast = beat(), Beat(TICK, START, Random(1).randbytes, lead_cell_ns=LEAD_CELL_NS // 2)
+    for pacer in (usual, fast):
+        pacer.cells = 40
+    leads = [pacer.deadline - pacer.prepare_at for pacer in (usual, fast)]
+    assert leads[0] - leads[1] == 40 * LEAD_CELL_NS // 2
