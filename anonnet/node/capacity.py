@@ -25,7 +25,7 @@ from anonnet.wire.cell import rows
 CELLS: Final = 32  # timed at once
 TRIES: Final = 5  # the best counts: others may be at the caches
 SHARE: Final = 0.8  # of a core that the data plane may plan with; the rest is for its ends, and for the host
-EASY: Final = 0.4  # of a core that one thread does by itself: a second one costs more than it saves
+EASY: Final = 0.6  # of a core that one thread does by itself: a second one costs half as much again in all
 SPREAD: Final = (
     1.6  # how much more shared work takes in all: cells go from cache to cache (docs/performance.md)
 )
