@@ -123,9 +123,6 @@ def _scaling(scaling: Scaling) -> Iterator[Table]:
     table = Table("links on each side", "routes", "CPU us a cell", title="scaling: a plane moved by hand")
     for one in scaling.costs:
         table.add_row(str(one.links), str(one.routes), f"{one.us:.2f}")
-    table.add_row(
-        "", "", f"{scaling.growth.route_kib:.1f} KiB a route, {scaling.growth.link_kib:.0f} KiB a link"
-    )
     yield table
     if scaling.nodes:
         nodes = Table(

@@ -68,12 +68,6 @@ def test_every_route_of_every_link_is_forwarded() -> None:
     assert row.lost() <= 3 * 2 * 8
 
 
-def test_what_routes_and_links_take_is_seen() -> None:
-    found = scaling.growth()
-    assert 0.5 < found.route_kib < 1000
-    assert 1 < found.link_kib < 1000
-
-
 def test_the_cost_by_hand_is_positive_and_grows_with_routes() -> None:
     assert 0 < scaling.cost(1, 1, 5) < scaling.cost(1, 500, 5) * 2
 
@@ -171,7 +165,7 @@ def test_the_command_shows_again_what_it_wrote(tmp_path: Path) -> None:
 
 def test_a_plot_of_everything_is_drawn(tmp_path: Path) -> None:
     costs = [scaling.Cost(1, 1, 2.0), scaling.Cost(64, 500, 6.0)]
-    everything = Report(report.SCHEMA, {}, scaling=scaling.Scaling(costs, scaling.Growth(8.0, 90.0), []))
+    everything = Report(report.SCHEMA, {}, scaling=scaling.Scaling(costs, []))
     assert [path.name for path in plots.draw(everything, tmp_path)] == ["bench-scaling.svg"]
 
 
