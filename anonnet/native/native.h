@@ -144,6 +144,7 @@ extern PyTypeObject ForwardQueueType;
 int queue_init(void);
 uint8_t *queue_cell(QueueObject *self, uint32_t slot); /* that has been claimed; NULL if it has not */
 PyObject *queue_row(QueueObject *self, uint8_t *cell); /* new reference, or NULL with an exception */
+void queue_fetch(const QueueObject *self, bool cell);
 uint8_t *queue_claim(QueueObject *self, uint32_t slot); /* NULL: late, a duplicate or absurd; or no memory */
 void queue_commit(QueueObject *self, uint32_t slot);
 typedef enum { TAKE_HOLD, TAKE_ABSENT, TAKE_CELL } Taken;
@@ -171,6 +172,9 @@ typedef struct {
     QueueObject *queue; /* that holds `cell`; borrowed */
     PyObject *row;
 } Due;
+/* Bring what `outlet_take` will need into the caches, from the lane on, a step at a time. */
+enum { OUTLET_STEPS = 5 };
+void outlet_fetch(PyObject *take, int step);
 int outlet_take(PyObject *self, long long tick, Due *due);
 
 /* -- outbox.c, intake.c ------------------------------------------------------------------------------- */

@@ -89,6 +89,24 @@ static bool begins_anew(const QueueObject *self, uint32_t ahead)
     return self->fresh ? (long)ahead >= self->ample : ahead > self->mask && self->received <= self->tick;
 }
 
+static void fetch(const uint8_t *cell, size_t len)
+{
+    for (size_t at = 0; cell != NULL && at < len; at += CACHE_LINE)
+        __builtin_prefetch(cell + at, 1);
+}
+
+/* What is due next: where it is, or the cell. */
+void queue_fetch(const QueueObject *self, bool cell)
+{
+    uint32_t at = self->next & self->mask;
+    if (cell) {
+        fetch(self->cells[at], self->cell_len);
+    } else {
+        __builtin_prefetch(&self->cells[at]);
+        __builtin_prefetch(&self->filled[at]);
+    }
+}
+
 uint8_t *queue_claim(QueueObject *self, uint32_t slot)
 {
     uint32_t ahead = slot - self->next;
@@ -108,8 +126,7 @@ uint8_t *queue_claim(QueueObject *self, uint32_t slot)
         cell = self->spares > 0 ? self->spare[--self->spares] : cell_new(self->cell_len);
         self->cells[slot & self->mask] = cell;
     }
-    for (size_t at = 0; cell != NULL && at < self->cell_len; at += CACHE_LINE)
-        __builtin_prefetch(cell + at, 1);
+    fetch(cell, self->cell_len);
     return cell;
 }
 

@@ -256,6 +256,23 @@ static void renumber(const OutletObject *self, uint8_t *cell, uint32_t slot)
     put32(cell + 4, slot + self->shift);
 }
 
+void outlet_fetch(PyObject *take, int step)
+{
+    if (step == 1) {
+        __builtin_prefetch(take);
+        __builtin_prefetch((const char *)take + CACHE_LINE);
+        return;
+    }
+    const QueueObject *queue = take != NULL && Py_TYPE(take) == &OutletType ? ((OutletObject *)take)->queue : NULL;
+    if (queue == NULL)
+        return;
+    if (step > 2)
+        queue_fetch(queue, step == OUTLET_STEPS - 1);
+    else
+        for (size_t at = 0; at < sizeof *queue; at += CACHE_LINE)
+            __builtin_prefetch((const char *)queue + at);
+}
+
 int outlet_take(PyObject *object, long long tick, Due *due)
 {
     OutletObject *self = (OutletObject *)object;
