@@ -76,17 +76,22 @@ static void seal_item(void *context, size_t item, int who)
         atomic_store(&batch.failed, 1);
 }
 
+void batch_drop(void)
+{
+    batch.count = 0;
+    while (batch.outboxes > 0)
+        PyBuffer_Release(&batch.memories[--batch.outboxes]);
+    while (batch.holds > 0)
+        Py_DECREF(batch.held[--batch.holds]);
+}
+
 /* finish(): seal what `fill` has chosen. */
 PyObject *batch_finish(PyObject *module, PyObject *unused)
 {
     (void)module, (void)unused;
     atomic_store(&batch.failed, 0);
     crew_share(seal_item, NULL, batch.count, TOGETHER);
-    batch.count = 0;
-    while (batch.outboxes > 0)
-        PyBuffer_Release(&batch.memories[--batch.outboxes]);
-    while (batch.holds > 0)
-        Py_DECREF(batch.held[--batch.holds]);
+    batch_drop();
     if (atomic_load(&batch.failed)) {
         openssl_failed();
         return NULL;

@@ -198,6 +198,7 @@ int place_seal(const Place *place, int who);
 /* Seal it later. `keeper` has the cell until then; without one it is copied at once. 0, or -1 with an exception. */
 int batch_add(Place place, PyObject *keeper);
 int batch_keep(Py_buffer *memory, AeadObject *sealer); /* takes over the outbox's memory */
+void batch_drop(void); /* all that was to be sealed: a link of the beat could not be filled */
 PyObject *batch_finish(PyObject *module, PyObject *unused);
 /* -- segment.c ---------------------------------------------------------------------------------------- */
 

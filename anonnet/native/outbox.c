@@ -241,6 +241,8 @@ PyObject *outbox_fill(PyObject *module, PyObject *const *args, Py_ssize_t count)
         if ((!tick.later || batch_keep(&memory, tick.sealer) == 0) &&
             fill(&tick, lanes, number, args[7], args[8], args[9]) == 0)
             result = Py_NewRef(Py_None);
+        else
+            batch_drop();
         Py_DECREF(lanes);
     }
     PyBuffer_Release(&memory);

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,8 @@ from anonnet.bench.planes import layer_keys
 from anonnet.proto import orders as o
 from anonnet.proto.engine import NATIVE, Engine
 from anonnet.proto.inbox import STRIDE, Inbox
+from anonnet.proto.plane import Plane
+from anonnet.proto.profile import parse_profile
 from anonnet.spec import NARROW, WIDE
 from anonnet.wire.cell import rows
 
@@ -28,12 +31,14 @@ PAGE: Final = os.sysconf("SC_PAGESIZE")
 SLACK: Final = 1 << 20  # bytes: what the allocators keep at hand
 
 
-@pytest.fixture(scope="module", autouse=True)
-def fast() -> Engine:
-    """The native engine."""
+@pytest.fixture(scope="module", autouse=True, params=[1, 2], ids="{}-threads".format)
+def fast(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """The native engine, with threads."""
     if NATIVE is None:
         pytest.fail(f"{native.trouble}: {native.HINT}", pytrace=False)
-    return NATIVE
+    NATIVE.threads(request.param)
+    yield NATIVE
+    NATIVE.threads(1)
 
 
 def resident() -> int:
@@ -191,3 +196,25 @@ def test_a_callback_that_fails_is_heard_and_costs_nothing(fast: Engine) -> None:
         chain.exit.reports.clear()
 
     assert growth(stumble) < GOES // 2
+
+
+def test_a_link_takes_little(fast: Engine) -> None:
+    """A hundred links of 100m, each with three receive keys: at most 200 kB each in the data plane."""
+    schedule = parse_profile("100m").schedule("udp", 4)
+    here = o.Endpoint("udp", "192.0.2.1", 1)
+    plane = Plane(0, os.urandom, engine=fast)
+    keys = count(1)
+
+    def add(link: int) -> None:
+        plane.obey(o.AddLink(link, WIDE.code, here, schedule.tick_ns, schedule.cells_out, schedule.cells_in))
+        for _ in range(3):
+            index = next(keys)
+            plane.obey(o.SetSession(link, index, index, os.urandom(32), os.urandom(32), confirm=False))
+        tick(plane)
+
+    for link in range(1, 11):
+        add(link)
+    before = resident()
+    for link in range(11, 111):
+        add(link)
+    assert resident() - before < 100 * 200_000
