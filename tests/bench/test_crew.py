@@ -1,0 +1,28 @@
+"""The relay on whose figures `data_plane.threads` rests does forward, with any number of threads."""
+
+from __future__ import annotations
+
+import pytest
+
+from anonnet.bench import crew
+from anonnet.proto.engine import NATIVE
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_relay_is_measured(threads: int) -> None:
+    found = crew.measure(threads, links=2, routes=4, cells=32, ticks=3)
+    assert found.threads == (threads if NATIVE else 1)
+    assert found.wall == pytest.approx(found.take_in + found.seal)
+    assert min(found.cpu, found.take_in, found.seal) > 0
+
+
+def test_it_forwards_what_comes() -> None:
+    relay = crew.Relay(crew.choose(), links=2, routes=4, cells=32)
+    for _ in range(20):
+        relay.tick()
+    routes = relay.plane._stats(0).routes
+    assert len(routes) == 4
+    assert sum(route.received for route in routes) > 0.8 * 20 * 2 * 32
+    assert sum(route.missing for route in routes) < 2 * 2 * 32, (
+        "but for what is missing before the first cells"
+    )
