@@ -21,12 +21,13 @@ from anonnet.node.client import Client, DaemonDownError
 from anonnet.node.config import Config, load
 from anonnet.node.peers import Peer, read_peers, require_link
 from anonnet.node.privileges import find_user, require_cling
-from anonnet.tun import cgroup, commands, nft, warden
+from anonnet.tun import cgroup, commands, lockdown, nft, warden
 from anonnet.tun.dns import dns_facts, nameservers
 from anonnet.tun.host import host_state
 from anonnet.tun.upplan import supports
 
 Check = Callable[[Config, list[Peer]], str]
+LOCKDOWN_UNIT: Final = "anonnet-lockdown.service"
 SLOW_CLOCK_SECONDS: Final = 60  # an invite may be so much younger than this host's clock says
 
 
@@ -177,6 +178,18 @@ def _host(config: Config, peers: list[Peer]) -> str:
     return "up, and watched"
 
 
+def _boot(config: Config, peers: list[Peer]) -> str:
+    """Whether lockdown, if it is on, begins before there is a network."""
+    if not lockdown.is_on(config.node.state_dir):
+        return "lockdown is off: a boot is open until `up`"
+    try:
+        commands.run(["systemctl", "is-enabled", LOCKDOWN_UNIT])
+    except OperatorError as error:
+        hint = f"systemctl enable {LOCKDOWN_UNIT} ({error.what})"
+        raise OperatorError("lockdown is on, but does not begin at boot", hint) from None
+    return "lockdown begins before there is a network"
+
+
 CHECKS: Final[dict[str, Check]] = {
     "keys": _keys,
     "links": _links,
@@ -190,4 +203,5 @@ CHECKS: Final[dict[str, Check]] = {
     "dns": _dns,
     "node": _daemon,
     "this host": _host,
+    "boot": _boot,
 }

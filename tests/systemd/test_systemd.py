@@ -173,6 +173,8 @@ def test_from_the_first_packet_of_a_boot_to_the_last_before_off(
         assert wire.allowed["link"]
         assert wire.allowed["dhcp"]
         assert leaked(wire) == {}, "at boot"
+        warden = guest.out("cat", "/run/anonnet/warden.pid").split()[0]
+        assert guest.out("cat", f"/proc/{warden}/cgroup").strip().endswith("/anonnet-tun.service")
 
         guest.kill("anonnet", signal.SIGKILL)
         until(lambda: guest.unit("anonnet", "NRestarts") == "1", 30, "a restart of the killed node")
@@ -251,6 +253,9 @@ def test_a_package_is_made_twice_and_taken_back(guest: Guest) -> None:
 def test_install_and_uninstall(guest: Guest) -> None:
     with guest.booted():
         guest.out("anonnet-tun", "lockdown", "on")
+        assert "  boot          lockdown begins before" in guest.run("anonnet-tun", "doctor").stdout
+        guest.out("systemctl", "-q", "disable", "anonnet-lockdown")
+        assert "! boot          lockdown is on, but" in guest.run("anonnet-tun", "doctor").stdout
         refused = guest.run("make", "-C", "/anonnet", "uninstall")
         assert refused.returncode != 0
         assert "lockdown off" in refused.stderr
