@@ -25,7 +25,7 @@ def test_slips_are_as_predicted(how: tuple[str, float, float], ppm: tuple[int, .
     ran = drift(how[0], how[1], ppm, how[2])
     assert len(ran.queues) == 4
     assert ran.well, ran.queues
-    assert max(queue.predicted for queue in ran.queues) > 3, "there was something to make up for"
+    assert max(queue.predicted for queue in ran.queues) > 2, "there was something to make up for"
     assert all(queue.missing < 0.01 * queue.received + 60 for queue in ran.queues), "none ran dry"
     assert min(ran.out, ran.back) >= 0.97 * ran.sent
 

@@ -39,4 +39,4 @@ def test_under_pipenets_rule_they_stop_or_crawl(mishap: str, well: dict[int, dic
             assert got.goodput == 0
         else:
             assert got.goodput < 0.6 * usual.goodput
-            assert got.mean > 2 * usual.mean
+            assert got.mean > 1.5 * usual.mean  # which has the queue of a circuit in it
