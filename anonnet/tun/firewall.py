@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from anonnet import spec
-from anonnet.proto.isolation import CLASSES, SOCKS_CLASSES
 from anonnet.tun.actions import Nft
 from anonnet.tun.nft import chain, fresh, gone, owned, range_match
 from anonnet.tun.plan import Phase, Step
@@ -15,8 +14,6 @@ from anonnet.tun.plan import Phase, Step
 TABLE: Final = "anonnet"
 TWIN_TABLE: Final = "anonnet_twin"  # the same once more, owned by the warden
 LINK_TABLE: Final = "anonnet_link"
-USERS_TABLE: Final = "anonnet_users"
-USERS: Final = "users"  # map in it: which class of packets is whose
 
 # Neighbour discovery without redirects, and the listener reports that snooping switches want of it.
 # RFC 4861: hop limit 255 proves that the sender is on this wire.
@@ -27,7 +24,6 @@ _ND_OUT = (
 _ND_IN = "icmpv6 type { nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 accept"
 _DHCP_OUT = ("udp sport 68 udp dport 67 accept", "udp sport 546 udp dport 547 accept")
 _DHCP_IN = ("udp sport 67 udp dport 68 accept", "ip6 saddr fe80::/10 udp sport 547 udp dport 546 accept")
-_CLASS_TAG = 0x616E0000  # in connection marks: that they are ours, and a class
 INNER: Final = (f"ip {{}} {spec.INNER4_CALLER}", f"ip6 {{}} {spec.INNER6_CALLER}")  # {}: saddr or daddr
 _DNS = "meta l4proto { tcp, udp } th dport 53"
 
@@ -126,24 +122,6 @@ def twin(wall: Wall) -> str:
     """Return the script that makes the same filters once more, as tables that only their maker can touch."""
     chains = _filters(wall)
     return "".join(owned(family, TWIN_TABLE, chains[family]) for family in wall.families)
-
-
-def users_table(tun: str, mark: int, socks: int | None) -> Step:
-    """Return the step that tells the data plane of each packet in the tunnel which user sent it.
-
-    A table of its own: made anew, it numbers users anew, and their connections change circuits. `socks`: id
-    of the user as whom the SOCKS proxy runs, which knows its own users.
-    """
-    return Step(
-        name="users",
-        phase=Phase.FIREWALL,
-        do=Nft(
-            fresh("inet", USERS_TABLE, user_classes(tun, outside_mark(mark), socks)),
-            f"table {USERS_TABLE}: who sent what",
-            True,
-        ),
-        undo=Nft(gone("inet", USERS_TABLE), f"delete table {USERS_TABLE}"),
-    )
 
 
 def link_table(protocols: Sequence[int], udp_ports: Sequence[int], *tuns: str) -> Step:
@@ -301,43 +279,6 @@ def _egress_chains(wall: Wall) -> list[str]:
     return [
         chain(f"egress_{number}", hook.format(device), rules)
         for number, device in enumerate(wall.devices or ())
-    ]
-
-
-def user_classes(tun: str, outside: int, socks: int | None) -> list[str]:
-    """Return what writes a class into the DSCP field: each user's, from 1 on as they appear.
-
-    Whatever programs wrote there is gone, but for the SOCKS proxy. nft 1.0.6 cannot write a field that is no
-    whole byte from a map, so a chain for each class does. The class is kept in the connection's mark for
-    packets that no socket answers for: the rest of what a program had sent when it ended, acknowledgements
-    after that.
-    """
-    every = [*CLASSES, *SOCKS_CLASSES]
-    tagged = {number: f"{_CLASS_TAG + number:#x}" for number in every}
-    chains = [chain(f"class_{n}", "", [f"ip dscp set {n}", f"ip6 dscp set {n}"]) for n in every]
-    give = f"numgen inc mod {len(CLASSES)} offset {tagged[CLASSES[0]]}"
-    proxied = []
-    if socks is not None:
-        chains += [chain(f"socks_{n}", "", [f"ct mark set {tagged[n]} accept"]) for n in SOCKS_CLASSES]
-        known = ", ".join(f"{n} : goto socks_{n}" for n in SOCKS_CLASSES)
-        proxied = [f"meta skuid {socks} {ip} dscp vmap {{ {known} }}" for ip in ("ip", "ip6")]
-    return [
-        f"\tmap {USERS} {{\n\t\ttype uid : mark\n\t\tsize 65535\n\t\tflags dynamic\n\t}}\n",
-        *chains,
-        chain(
-            "classes",
-            "type filter hook output priority mangle; policy accept",
-            [
-                f'oifname != "{tun}" accept',
-                f"meta mark {outside:#x} accept",  # on its way out of the tunnel
-                *proxied,
-                "ip dscp set 0",
-                "ip6 dscp set 0",
-                f"meta skuid != @{USERS} add @{USERS} {{ meta skuid : {give} }}",
-                f"ct mark set meta skuid map @{USERS}",
-                f"ct mark vmap {{ {', '.join(f'{mark} : goto class_{n}' for n, mark in tagged.items())} }}",
-            ],
-        ),
     ]
 
 

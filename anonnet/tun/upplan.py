@@ -21,6 +21,7 @@ from anonnet.tun.apply import read_sysctl
 from anonnet.tun.dns import DnsFacts
 from anonnet.tun.firewall import LinkEndpoint, Outside, Wall
 from anonnet.tun.plan import Phase, Step
+from anonnet.tun.users import users_table
 
 OWNER: Final = "host"  # of the journal and the device
 _SETTINGS: Final = "up.json"
@@ -145,7 +146,7 @@ def plan_up(settings: UpSettings, facts: HostFacts) -> list[Step]:
     return [
         *(made if outside.cgroup else []),
         firewall.caller_firewall(wall(settings, facts)),
-        *([firewall.users_table(settings.tun, settings.mark, settings.socks)] if settings.users else []),
+        *([users_table(settings.tun, settings.mark, settings.socks)] if settings.users else []),
         Step(
             name="tun",
             phase=Phase.TUN,

@@ -13,7 +13,7 @@ from itertools import product
 
 import msgspec
 import pytest
-from tun_namespaces import HOST, Wire, inside, interrupted, snapshot
+from tun_namespaces import HOST, Wire, inside, interrupted, performing, snapshot
 from tun_probes import probes
 from tun_ups import raised
 
@@ -58,11 +58,8 @@ class Guarded:
                 self.look()
             return made
 
-        apply.perform = perform
-        try:
+        with performing(perform):
             yield
-        finally:
-            apply.perform = real
 
 
 def fail() -> None:

@@ -124,6 +124,17 @@ def two_hosts() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def performing(perform: Callable[[Action], Tun | None]) -> Iterator[None]:
+    """Have changes to the host made by another function."""
+    real = apply.perform
+    apply.perform = perform
+    try:
+        yield
+    finally:
+        apply.perform = real
+
+
+@contextlib.contextmanager
 def interrupted(number: int, after: bool, interrupt: Callable[[], None]) -> Iterator[None]:
     """Interrupt the change of this number, before or after it is made; undoing goes on as usual."""
     real, count = apply.perform, 0
@@ -138,11 +149,8 @@ def interrupted(number: int, after: bool, interrupt: Callable[[], None]) -> Iter
             interrupt()
         return made
 
-    apply.perform = perform
-    try:
+    with performing(perform):
         yield
-    finally:
-        apply.perform = real
 
 
 class Wire:

@@ -22,6 +22,7 @@ from anonnet.tun.apply import read_sysctl
 from anonnet.tun.journal import Journal
 from anonnet.tun.plan import Phase, Step
 from anonnet.tun.upplan import supports
+from anonnet.tun.users import user_classes
 
 OWNER: Final = "socks"  # of the journal and the device
 TABLE: Final = "anonnet_socks"  # nftables
@@ -130,7 +131,7 @@ def _wall(settings: SocksSettings) -> Step:
         ),
     ]
     if settings.classes:
-        chains = [*firewall.user_classes(tun, outside, settings.user), *chains]
+        chains = [*user_classes(tun, outside, settings.user), *chains]
     tables = {"inet": chains} | ({"arp": firewall.arp_chains()} if supports("arp") else {})
     return Step(
         name="firewall",
