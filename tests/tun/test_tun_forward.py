@@ -5,7 +5,6 @@ nest (10.77.0.2, fd77::2) ---- nest0, host, eth0 ---- outside
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 from collections.abc import Iterator
@@ -13,13 +12,14 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 from tun_namespaces import HOST, Wire, drain, inside, ip, sh, udp
+from tun_ups import quiet_tun
 
 from anonnet import spec
 from anonnet.errors import OperatorError
 from anonnet.net.tunfile import TunFile
 from anonnet.proto.rewrite import U16
 from anonnet.tun.device import delete_tun
-from anonnet.tun.host import HostSession, Phase, UpSettings, gather_facts
+from anonnet.tun.host import UpSettings, gather_facts
 from anonnet.tun.upplan import OWNER
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("hosts")]
@@ -48,15 +48,6 @@ def nest(hosts: None) -> Iterator[None]:
         yield
     finally:
         sh("ip", "netns", "del", NEST)
-
-
-@contextlib.contextmanager
-def up(settings: UpSettings) -> Iterator[int]:
-    with HostSession(settings) as session:
-        for phase in Phase:
-            session.apply(phase)
-        drain(session.tun.fd)
-        yield session.tun.fd
 
 
 def ask(version: int, port: int = 9) -> None:
@@ -109,7 +100,7 @@ def test_who_is_named_goes_into_the_tunnel_and_is_answered(
 ) -> None:
     def scenario() -> None:
         wire = Wire()
-        with up(msgspec.structs.replace(settings, forward=(device,))) as fd:
+        with quiet_tun(msgspec.structs.replace(settings, forward=(device,))) as fd:
             with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3)) as cable:
                 cable.bind(("nest0", 3))
                 ask(version)
@@ -142,7 +133,7 @@ def test_who_is_not_named_goes_nowhere(settings: UpSettings, version: int) -> No
         wire = Wire()
         ask(version)
         assert len(wire.packets()) == 1  # the control: this host does forward
-        with up(msgspec.structs.replace(settings, forward=("other0",))) as fd:
+        with quiet_tun(msgspec.structs.replace(settings, forward=("other0",))) as fd:
             ask(version)
             ask(version, 53)
             assert datagrams(fd) == []

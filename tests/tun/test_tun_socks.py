@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from tun_namespaces import HOST, Wire, drain, inside, interrupted, snapshot, udp
+from tun_ups import quiet_tun
 
 from anonnet import spec
 from anonnet.errors import OperatorError
@@ -20,7 +21,7 @@ from anonnet.net.tunfile import TunFile
 from anonnet.proto.isolation import CLASSES, SOCKS_CLASSES
 from anonnet.tun.apply import Session, apply_all
 from anonnet.tun.device import delete_tun
-from anonnet.tun.host import HostSession, Phase, UpSettings
+from anonnet.tun.host import UpSettings
 from anonnet.tun.routing import MARK
 from anonnet.tun.socks import listener
 from anonnet.tun.socks.classes import Busy, Classes
@@ -193,14 +194,11 @@ def test_the_proxys_classes_are_its_own_in_up_too(tmp_path: Path, resolv_conf: P
         assert os.waitpid(child, 0)[1] == 0
 
     def scenario() -> None:
-        with HostSession(settings) as session:
-            for phase in Phase:
-                session.apply(phase)
-            drain(session.tun.fd)
+        with quiet_tun(settings) as fd:
             as_user(PROXY_USER)
-            assert {dscp(packet) for packet in drain(session.tun.fd)} == {SOCKS_CLASSES[-1]}
+            assert {dscp(packet) for packet in drain(fd)} == {SOCKS_CLASSES[-1]}
             as_user(ALICE)
-            (alice,) = {dscp(packet) for packet in drain(session.tun.fd)}
+            (alice,) = {dscp(packet) for packet in drain(fd)}
             assert alice in CLASSES
 
     inside(HOST, scenario)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 from tun_namespaces import HOST, drain, give, inside, sh
+from tun_ups import quiet_tun
 
 from anonnet.proto.isolation import CLASSES
 from anonnet.tun import host
@@ -31,16 +31,6 @@ def settings(tmp_path: Path, resolv_conf: Path) -> UpSettings:
     return UpSettings(
         users=True, run_dir=tmp_path / "run", state_dir=tmp_path / "state", resolv_conf=resolv_conf
     )
-
-
-@contextlib.contextmanager
-def up(settings: UpSettings) -> Iterator[int]:
-    """`up` on the host; yields the TUN's descriptor."""
-    with HostSession(settings) as session:
-        for phase in Phase:
-            session.apply(phase)
-        drain(session.tun.fd)
-        yield session.tun.fd
 
 
 def as_user(uid: int, act: Callable[[], None]) -> None:
@@ -96,7 +86,7 @@ def ones(data: bytes) -> int:
 
 def test_each_user_has_a_class_and_programs_have_no_say(settings: UpSettings) -> None:
     def scenario() -> None:
-        with up(settings) as fd:
+        with quiet_tun(settings) as fd:
             classes = {}
             for user in (ALICE, BOB, CAROL):
                 for to in (SERVER, SERVER6):
@@ -116,7 +106,7 @@ def test_without_isolation_by_user_the_field_is_left_alone(settings: UpSettings)
     """The control, and why the data plane must not look at it then."""
 
     def scenario() -> None:
-        with up(msgspec.structs.replace(settings, users=False)) as fd:
+        with quiet_tun(msgspec.structs.replace(settings, users=False)) as fd:
             as_user(ALICE, say(SERVER))
             as_user(BOB, say(SERVER6))
             assert seen(fd) == [46, 46]
@@ -126,7 +116,7 @@ def test_without_isolation_by_user_the_field_is_left_alone(settings: UpSettings)
 
 def test_more_users_than_classes_share_and_none_goes_without(settings: UpSettings) -> None:
     def scenario() -> None:
-        with up(settings) as fd:
+        with quiet_tun(settings) as fd:
             for user in range(5000, 5000 + len(CLASSES) + 3):
                 as_user(user, say(SERVER))
             found = seen(fd)
@@ -140,7 +130,7 @@ def test_a_port_that_another_user_takes_over_is_the_others(settings: UpSettings)
     """The connection's mark still has the first one's class."""
 
     def scenario() -> None:
-        with up(settings) as fd:
+        with quiet_tun(settings) as fd:
             for user in (ALICE, BOB, ALICE):
                 as_user(user, say(SERVER, own=7777))
             one, two, three = seen(fd)
@@ -153,7 +143,7 @@ def test_what_the_kernel_sends_after_a_program_has_ended_is_still_its_users(sett
     """No socket belongs to a FIN that is sent again: only the connection's mark knows."""
 
     def scenario() -> None:
-        with up(settings) as fd:
+        with quiet_tun(settings) as fd:
             as_user(BOB, say(SERVER))
             as_user(CAROL, say(SERVER6))
             drain(fd)

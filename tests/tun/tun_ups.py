@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from tun_namespaces import drain
+
 from anonnet.tun.device import Tun
 from anonnet.tun.host import HostSession, Phase, UpSettings
 
@@ -16,6 +18,14 @@ def raised(settings: UpSettings) -> Iterator[Tun]:
         for phase in Phase:
             session.apply(phase)
         yield session.tun
+
+
+@contextlib.contextmanager
+def quiet_tun(settings: UpSettings) -> Iterator[int]:
+    """`up` while the block runs; yields the TUN's descriptor, with nothing left in it to read."""
+    with raised(settings) as tun:
+        drain(tun.fd)
+        yield tun.fd
 
 
 def up_and_die(settings: UpSettings) -> None:
