@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import multiprocessing
 import os
 import select
 import socket
@@ -23,6 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.sharedctypes import Synchronized
 from typing import Final
 
 from anonnet.bench.children import burn, cpu_ns, end_all, entered, fork, own_place, require_root
@@ -46,7 +48,9 @@ from anonnet.spec import IP_PROTOCOL, UDP_PORT
 NET: Final = "198.18.0."  # RFC 2544: for benchmarks
 SETTLE_SECONDS: Final = 1.8  # until queues are filled and the clock of the processor is up
 PATIENCE_SECONDS: Final = 5.0  # a relay that is so late has failed
-START_NS: Final = 1_200_000_000  # first ticks are due when all three processes have long been running
+START_NS: Final = 50_000_000  # from when all processes are ready to the first tick
+READY_SECONDS: Final = 30.0  # a child of a big process takes long to lock its memory
+PARTIES: Final = 4  # two ends, the relay and whoever watches
 MARK: Final = 1
 Sockets = dict[tuple[str, int], socket.socket]
 
@@ -73,14 +77,32 @@ class Bare:
     cpu_us: float  # for each cell, the kernel's part included
 
 
-class _Clock:
-    """The driver's clock; remembers its last two readings: at an emission's start, and at its end."""
+class _Gate:
+    """Where all processes of a rig wait for each other: a relay must not stand still as its routes begin."""
 
     def __init__(self) -> None:
+        context = multiprocessing.get_context("fork")
+        self._opened: Synchronized[int] = context.Value("q", 0)
+        self._barrier = context.Barrier(PARTIES, self._open)
+
+    def _open(self) -> None:
+        self._opened.value = time.monotonic_ns()
+
+    def wait(self) -> int:
+        """Return when the last of them came (ns, monotonic). BrokenBarrierError if one did not."""
+        self._barrier.wait(READY_SECONDS)
+        return self._opened.value
+
+
+class _Clock:
+    """Time since the gate was opened; remembers its last two readings: at an emission's start and end."""
+
+    def __init__(self, opened: int) -> None:
         self.start = self.end = 0
+        self._opened = opened
 
     def __call__(self) -> int:
-        self.start, self.end = self.end, time.monotonic_ns()
+        self.start, self.end = self.end, time.monotonic_ns() - self._opened
         return self.end
 
 
@@ -117,8 +139,9 @@ def forward(
         pids = rig.start()
         ours, theirs = pipe.pair()
         with ours, theirs:
-            pid = fork(partial(_drive, relay, sockets, theirs))
+            pid = fork(partial(_drive, relay, sockets, theirs, rig.gate))
             pids += [pid, *(fork(burn) for _ in range(busy))]
+            rig.gate.wait()
             return _watch(pipe.ReportPipe(ours), pid, seconds)
 
 
@@ -129,6 +152,7 @@ def forward_bare(profile: Profile, transport: str, seconds: float) -> Bare:
         count = mmap.mmap(-1, 8)
         pid = fork(partial(_pass_on, rig, count))
         pids.append(pid)
+        rig.gate.wait()
         time.sleep(SETTLE_SECONDS)
         before, cpu = int.from_bytes(count, sys.byteorder), cpu_ns(pid)
         time.sleep(seconds)
@@ -144,9 +168,9 @@ class _Rig:
         port = UDP_PORT if transport == "udp" else 0
         self.site = Site(*(o.Endpoint(transport, f"{NET}{host}", port) for host in (1, 2, 3)))
         self.format, self.schedule = profile.format, profile.schedule(transport, 4)
-        now = time.monotonic_ns() + START_NS
-        self.relay = _Watched(now, os.urandom)
-        ends = Plane(now, os.urandom), Plane(now, os.urandom)
+        self.gate = _Gate()
+        self.relay = _Watched(START_NS, os.urandom)
+        ends = Plane(START_NS, os.urandom), Plane(START_NS, os.urandom)
         lay_routes(ends[0], self.relay, ends[1], self.format, self.schedule, self.site, links, routes)
         self.sockets = _open(far, self.site.relay)
         self._ends = [
@@ -158,7 +182,7 @@ class _Rig:
     def start(self) -> list[int]:
         """Start the ends; return a list that is for whatever else must end with them."""
         for plane, sockets, (_, theirs) in self._ends:
-            self._children.append(fork(partial(_drive, plane, sockets, theirs)))
+            self._children.append(fork(partial(_drive, plane, sockets, theirs, self.gate)))
         return self._children
 
     def close(self) -> None:
@@ -187,6 +211,7 @@ def _pass_on(rig: _Rig, count: mmap.mmap) -> None:
     ((transport, _), sock), tick = next(iter(rig.sockets.items())), rig.schedule.tick_ns / 1e9
     cling(DataPlaneSection().realtime_priority, False)
     receiver, passed = Receiver(sock, transport), 0
+    rig.gate.wait()
     sides = {}
     for source, target in ((rig.site.caller, rig.site.exit), (rig.site.exit, rig.site.caller)):
         outbox = Outbox(rig.format, BATCH)
@@ -226,12 +251,12 @@ def _open(space: str, endpoint: o.Endpoint) -> Sockets:
         return open_sockets(Listening(raw, not raw, IP_PROTOCOL, UDP_PORT, MARK, endpoint.address, no_ipv6))
 
 
-def _drive(plane: Plane, sockets: Sockets, end: socket.socket) -> None:
-    clock = _Clock()
-    if isinstance(plane, _Watched):
-        plane.clock = clock
+def _drive(plane: Plane, sockets: Sockets, end: socket.socket, gate: _Gate) -> None:
     settings = DataPlaneSection()
     cling(settings.realtime_priority, settings.lock_memory)
+    clock = _Clock(gate.wait())
+    if isinstance(plane, _Watched):
+        plane.clock = clock
     Driver(plane, sockets, pipe.OrderPipe(end), clock).run()
 
 

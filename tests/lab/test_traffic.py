@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,10 +63,20 @@ def test_https_and_wget_as_any_host_uses_them(lab: LiveLab) -> None:
 @pytest.mark.parametrize("target", [WEB4, WEB6])
 def test_udp_passes_both_ways(lab: LiveLab, target: str) -> None:
     for direction in ([], ["-R"]):
-        command = ["iperf3", "-c", target, "-u", "-b", "1M", "-t", "2", "-l", "1000", "-J", *direction]
-        end = json.loads(lab.out(CALLER, *command))["end"]["sum"]
+        done = udp_flow(lab, target, *direction)
+        if "error" in done:  # iperf3 sends its opening datagram once, and gives up if that is the one lost
+            done = udp_flow(lab, target, *direction)
+        assert "error" not in done
+        end = done["end"]["sum"]
         assert end["packets"] > 200
         assert end["lost_percent"] < 1
+
+
+def udp_flow(lab: LiveLab, target: str, *direction: str) -> dict[str, Any]:
+    """What iperf3 says of a flow of UDP; with -J it ends with 0 even when it failed."""
+    flow = ["-u", "-b", "1M", "-t", "2", "-l", "1000", *direction]
+    said: dict[str, Any] = json.loads(lab.out(CALLER, "iperf3", "-J", "-c", target, *flow))
+    return said
 
 
 @pytest.mark.parametrize("target", [WEB4, WEB6])
