@@ -35,8 +35,8 @@ from anonnet.net.driver import Driver
 from anonnet.net.mmsg import BATCH, Receiver, Sender
 from anonnet.net.sockets import Listening, open_sockets
 from anonnet.node import pipe
-from anonnet.node.config import DataPlaneSection
 from anonnet.node.privileges import cling
+from anonnet.node.sections import DataPlaneSection
 from anonnet.proto import orders as o
 from anonnet.proto.inbox import STRIDE, Outbox
 from anonnet.proto.lane import PlaneLink

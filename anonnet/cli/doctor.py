@@ -18,9 +18,10 @@ from anonnet.crypto.keys import load_keys
 from anonnet.errors import AnonNetError, OperatorError
 from anonnet.node import api
 from anonnet.node.client import Client, DaemonDownError
-from anonnet.node.config import Config, load
+from anonnet.node.config import load
 from anonnet.node.peers import Peer, read_peers, require_link
 from anonnet.node.privileges import find_user, require_cling
+from anonnet.node.sections import Config
 from anonnet.tun import cgroup, commands, lockdown, nft, warden
 from anonnet.tun.dns import dns_facts, nameservers
 from anonnet.tun.host import host_state

@@ -12,7 +12,8 @@ from anonnet.cli.host import up_settings
 from anonnet.errors import OperatorError
 from anonnet.node import api
 from anonnet.node.client import Client, DaemonDownError
-from anonnet.node.config import Config, load
+from anonnet.node.config import load
+from anonnet.node.sections import Config
 from anonnet.tun import host, lockdown
 from anonnet.tun.apply import Session, quiet
 from anonnet.tun.journal import Journal

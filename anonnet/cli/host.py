@@ -15,9 +15,9 @@ from anonnet.errors import OperatorError
 from anonnet.ids import node_id_text
 from anonnet.node import api
 from anonnet.node.client import Client, DaemonDownError
-from anonnet.node.config import Config, TransportName
 from anonnet.node.peers import Peer
 from anonnet.node.privileges import find_user
+from anonnet.node.sections import Config, TransportName
 from anonnet.tun import lockdown, warden
 from anonnet.tun.device import device_exists
 from anonnet.tun.firewall import LinkEndpoint

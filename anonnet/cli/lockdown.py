@@ -12,8 +12,9 @@ import click
 from anonnet.cli import config_option
 from anonnet.cli.host import up_settings
 from anonnet.errors import OperatorError
-from anonnet.node.config import Config, load
+from anonnet.node.config import load
 from anonnet.node.peers import read_peers, require_link
+from anonnet.node.sections import Config
 from anonnet.tun import host
 from anonnet.tun import lockdown as mark
 from anonnet.tun.commands import require_net_admin

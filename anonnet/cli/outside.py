@@ -15,7 +15,8 @@ import msgspec
 
 from anonnet.cli import config_option
 from anonnet.errors import OperatorError
-from anonnet.node.config import Config, load
+from anonnet.node.config import load
+from anonnet.node.sections import Config
 from anonnet.spec import INNER4_EXIT
 from anonnet.tun import cgroup, host
 from anonnet.tun.commands import require_net_admin

@@ -27,9 +27,10 @@ from anonnet.cli.probe import wait_for_echo
 from anonnet.errors import OperatorError
 from anonnet.node import api
 from anonnet.node.client import Client
-from anonnet.node.config import Config, check_listen, load
+from anonnet.node.config import check_listen, load
 from anonnet.node.peers import find_node, read_peers, require_link
 from anonnet.node.privileges import User, become, die_with_parent, find_user
+from anonnet.node.sections import Config
 from anonnet.proto.isolation import MAX_CIRCUITS, Isolation
 from anonnet.tun.apply import apply_all, quiet
 from anonnet.tun.commands import require_net_admin

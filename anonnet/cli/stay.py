@@ -19,7 +19,8 @@ import click
 
 from anonnet.cli import config_option
 from anonnet.errors import OperatorError
-from anonnet.node.config import Config, load
+from anonnet.node.config import load
+from anonnet.node.sections import Config
 
 EVERY_SECONDS: Final = 1.0  # between two looks
 AGAIN_SECONDS: Final = 5.0  # between two tries

@@ -22,8 +22,9 @@ from anonnet.cli.show import show_hops
 from anonnet.errors import OperatorError
 from anonnet.node import api
 from anonnet.node.client import Client
-from anonnet.node.config import Config, load
+from anonnet.node.config import load
 from anonnet.node.peers import Peer, find_node, read_peers, require_link
+from anonnet.node.sections import Config
 from anonnet.proto.isolation import MAX_CIRCUITS, Isolation
 from anonnet.tun import warden
 from anonnet.tun.commands import require_net_admin

@@ -22,13 +22,13 @@ from anonnet.crypto.suite import Suite
 from anonnet.errors import OperatorError
 from anonnet.ids import short
 from anonnet.node import kept
-from anonnet.node.config import Config
 from anonnet.node.files import replace
 from anonnet.node.notify import Notifier
 from anonnet.node.peers import Peer
 from anonnet.node.pipe import ReportPipe
 from anonnet.node.privileges import User
 from anonnet.node.reach import known, link_peer
+from anonnet.node.sections import Config
 from anonnet.proto import orders as o
 from anonnet.proto.exits import ExitCircuits
 from anonnet.proto.link import LinkState

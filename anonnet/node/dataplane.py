@@ -13,9 +13,9 @@ from typing import Final
 
 from anonnet.crypto.suite import Suite
 from anonnet.net.driver import Driver
-from anonnet.node.config import Config
 from anonnet.node.pipe import OrderPipe
 from anonnet.node.privileges import User, become, cling, let_go
+from anonnet.node.sections import Config
 from anonnet.proto.engine import Engine
 from anonnet.proto.plane import Plane
 

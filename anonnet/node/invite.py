@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from anonnet.crypto.keys import NodeKeys
 from anonnet.crypto.suite import SUITE_CODES
 from anonnet.ids import NodeId
-from anonnet.node.config import Config
+from anonnet.node.sections import Config
 from anonnet.wire.descriptor import MAX_NEIGHBOURS, Descriptor, invite, sign
 
 

@@ -27,11 +27,11 @@ from anonnet.errors import AnonNetError, OperatorError
 from anonnet.net.sockets import Listening, open_sockets
 from anonnet.node import capacity, dataplane, pipe
 from anonnet.node.api import SOCKET_NAME
-from anonnet.node.config import Config
 from anonnet.node.notify import Notifier
 from anonnet.node.peers import read_peers, require_link
 from anonnet.node.privileges import User, die_with_parent, find_user, require_cling
 from anonnet.node.reach import link_peer
+from anonnet.node.sections import Config
 from anonnet.proto.engine import choose
 from anonnet.proto.plane import Plane
 from anonnet.tun.apply import Session, apply_all

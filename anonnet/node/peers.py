@@ -9,7 +9,7 @@ from ipaddress import ip_network
 from anonnet.crypto.suite import SUITE_CODES, suite_text
 from anonnet.errors import ConfigError, Malformed, OperatorError
 from anonnet.ids import NodeId, node_id_text, parse_node_id, short
-from anonnet.node.config import Config
+from anonnet.node.sections import Config
 from anonnet.proto.path import Exclusion
 from anonnet.proto.profile import Profile, parse_profile
 from anonnet.wire.descriptor import Address, Descriptor, Transport, parse_invite

@@ -15,9 +15,10 @@ from anonnet.crypto.keys import NodeKeys
 from anonnet.errors import ConfigError, OperatorError
 from anonnet.ids import node_id_text
 from anonnet.node.address import address_text, parse_address
-from anonnet.node.config import Config, load, parse
+from anonnet.node.config import load, parse
 from anonnet.node.invite import own_descriptor, own_invite
 from anonnet.node.peers import find_node, read_peers, require_link
+from anonnet.node.sections import Config
 from anonnet.wire.descriptor import Address, Transport, parse_invite
 
 EXAMPLE_FILE = Path(__file__).parents[2] / "docs" / "anonnet.example.toml"

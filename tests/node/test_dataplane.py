@@ -13,8 +13,8 @@ import pytest
 
 from anonnet.crypto.suite import ANONNET_2026
 from anonnet.node import dataplane
-from anonnet.node.config import Config
 from anonnet.node.privileges import CAP_IPC_LOCK, User
+from anonnet.node.sections import Config
 from anonnet.proto.engine import Engine
 
 NOBODY = User("nobody", 65534, 65534)
