@@ -52,7 +52,7 @@ def cleanup(config_path: Path, verbose: bool) -> None:
     else:
         raise OperatorError("the node is running", "stop it first, or use `anonnet-tun down`")
     stay.end(config.node.run_dir)
-    from anonnet.node.keeper import JOURNAL  # noqa: PLC0415  `down` is quick, and needs no daemon at all
+    from anonnet.node.changes import JOURNAL  # noqa: PLC0415  `down` is quick, and needs no daemon at all
 
     was_dirty = _undo(config, verbose)
     of_node = Journal(config.node.run_dir, config.node.state_dir, JOURNAL)

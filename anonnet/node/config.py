@@ -6,7 +6,6 @@ file whose invites have gone stale.
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import re
 from collections.abc import Callable, Iterator
@@ -169,6 +168,8 @@ def _explain(source: str, text: str) -> ConfigError:
     reason, _, path = text.partition(" - at `$")
     key = path.strip(".`")
     if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", reason):
+        import difflib  # noqa: PLC0415  a node that runs has no use for it
+
         known = list(get_type_hints(_type_at(key)))
         close = difflib.get_close_matches(unknown[1], known, 1)
         dotted = f"{key}.{unknown[1]}".lstrip(".")

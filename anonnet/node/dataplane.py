@@ -13,13 +13,17 @@ from typing import Final
 
 from anonnet.crypto.suite import Suite
 from anonnet.net.driver import Driver
+from anonnet.node import capacity
 from anonnet.node.pipe import OrderPipe
-from anonnet.node.privileges import User, become, cling, let_go
+from anonnet.node.privileges import User, become, cling
 from anonnet.node.sections import Config
 from anonnet.proto.engine import Engine
 from anonnet.proto.plane import Plane
+from anonnet.spec import FORMATS
 
-PYTHON_CIPHERS: Final = "/cryptography/"  # 11 MB, of which the native engine, that has its own, uses nothing
+# What the native engine's ticks run, locked to the last page. They need little of other libraries: that is
+# rehearsed, and locked from then on. Python's engine needs `cryptography` besides: there all is locked.
+LIBRARIES: Final = ("/bin/python", "/libpython", "/anonnet/_native.", "/libc.")
 
 log: Final = logging.getLogger("anonnet")
 
@@ -34,9 +38,10 @@ def run(config: Config, suite: Suite, engine: Engine, threads: int,
     core = plane(time.monotonic_ns(), os.urandom, randomised=config.links.interval == "randomised",
                  suite=suite, engine=engine)  # fmt: skip
     driver = Driver(core, sockets, OrderPipe(end))
-    cling(config.data_plane.realtime_priority, config.data_plane.lock_memory)
-    if engine.name == "native":
-        let_go(PYTHON_CIPHERS)
+    libraries = LIBRARIES if engine.name == "native" else None
+    cling(config.data_plane.realtime_priority, config.data_plane.lock_memory, libraries)
+    for fmt in FORMATS.values():
+        capacity.measure(suite, engine, fmt)  # the rehearsal
     become(user, keep_lock=config.data_plane.lock_memory)
     had = engine.threads(
         threads

@@ -25,7 +25,7 @@ from anonnet.crypto.keys import load_keys
 from anonnet.crypto.suite import load_suite
 from anonnet.errors import AnonNetError, OperatorError
 from anonnet.net.sockets import Listening, open_sockets
-from anonnet.node import capacity, dataplane, pipe
+from anonnet.node import capacity, changes, dataplane, pipe
 from anonnet.node.api import SOCKET_NAME
 from anonnet.node.notify import Notifier
 from anonnet.node.peers import read_peers, require_link
@@ -34,15 +34,8 @@ from anonnet.node.reach import link_peer
 from anonnet.node.sections import Config
 from anonnet.proto.engine import choose
 from anonnet.proto.plane import Plane
-from anonnet.tun.apply import Session, apply_all
-from anonnet.tun.exit import gather_exit_facts, plan_exit
-from anonnet.tun.exit_rules import DENIED, ExitSettings
-from anonnet.tun.firewall import link_table
-from anonnet.tun.journal import Journal
-from anonnet.tun.plan import Step
 
 STOP_SECONDS: Final = 5  # children get so long to end by themselves
-JOURNAL: Final = "node"
 
 log: Final = logging.getLogger("anonnet")
 
@@ -72,12 +65,13 @@ def run(config: Config, debug: bool, verbose: bool, plane: type[Plane] = Plane) 
     links = [link_peer(peer, frozenset(sockets)) for peer in peers if peer.link]
     threads = capacity.require(links, suite, engine, config.data_plane.wants_threads)
     listener = _listen(config.node.run_dir, user)
-    session: Session | None = None
+    changed = False
     try:
-        session = _change_host(config, verbose)
+        tun = changes.change(config, verbose)
+        changed = True
         for_control, for_plane = pipe.pair()
-        if session.tun is not None:
-            pipe.ReportPipe(for_control).attach("exit", os.dup(session.tun.fd))
+        if tun is not None:
+            pipe.ReportPipe(for_control).attach("exit", tun)
 
         # Each child closes the other's end, or neither would see that the other has ended.
         def data_plane() -> None:
@@ -85,6 +79,8 @@ def run(config: Config, debug: bool, verbose: bool, plane: type[Plane] = Plane) 
             dataplane.run(config, suite, engine, threads, sockets, for_plane, user, plane)
 
         def control_plane() -> int:
+            # asyncio does without TLS if it is not to be had, and is 2 MB smaller.
+            sys.modules["ssl"] = None  # type: ignore[assignment]
             # Loaded here: the data plane locks all that it has into memory, and has no use for this.
             from anonnet.node import control, controlplane  # noqa: PLC0415
 
@@ -111,8 +107,8 @@ def run(config: Config, debug: bool, verbose: bool, plane: type[Plane] = Plane) 
     finally:
         with contextlib.suppress(OSError):
             (config.node.run_dir / SOCKET_NAME).unlink()
-        if session is not None:
-            session.undo()
+        if changed:
+            changes.undo(config)
 
 
 def _own_dir(path: Path, user: User | None) -> Path:
@@ -160,29 +156,6 @@ def _listen(run_dir: Path, user: User | None) -> socket.socket:
         listener.close()
         raise OperatorError(f"cannot make the control socket {path}", error.strerror or str(error)) from None
     return listener
-
-
-def _change_host(config: Config, verbose: bool) -> Session:
-    """Take link datagrams out of connection tracking; at an exit, make TUN, NAT and policy."""
-    transport, exit_ = config.transport, config.exit
-
-    def plan() -> list[Step]:
-        protocols = (transport.ip_protocol,) if transport.raw else ()
-        ports = (transport.udp_port,) if transport.udp else ()
-        steps = [link_table(protocols, ports, config.caller.tun, exit_.tun)]
-        if exit_.enabled:
-            settings = ExitSettings(
-                tun=exit_.tun, pool4=exit_.pool4, pool6=exit_.pool6,
-                resolvers=() if exit_.resolver == "auto" else (exit_.resolver,),
-                allow=exit_.allow, deny=(*DENIED, *exit_.deny),
-                connections_per_circuit=exit_.connections_per_circuit,
-                new_per_second=exit_.new_connections_per_second, link_protocol=transport.ip_protocol,
-            )  # fmt: skip
-            steps += plan_exit(settings, gather_exit_facts(settings))
-        return steps
-
-    journal = Journal(config.node.run_dir, config.node.state_dir, JOURNAL)
-    return apply_all(journal, plan, click.echo if verbose else lambda line: log.debug("%s", line))
 
 
 def _fork(name: str, work: Callable[[], object]) -> int:

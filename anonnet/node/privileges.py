@@ -12,6 +12,7 @@ import grp
 import os
 import pwd
 import resource
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,11 +24,14 @@ PR_SET_KEEPCAPS: Final = 8
 PR_SET_PDEATHSIG: Final = 1
 PR_GET_PDEATHSIG: Final = 2
 PR_SET_NO_NEW_PRIVS: Final = 38
-MCL_CURRENT_FUTURE: Final = 3
-MADV_DONTNEED: Final = 4
+MCL_CURRENT: Final = 1
+MCL_FUTURE: Final = 2
+MCL_ONFAULT: Final = 4  # Linux 4.4
 CAP_IPC_LOCK: Final = 14
 CAP_SYS_NICE: Final = 23
 CAPABILITY_VERSION_3: Final = 0x20080522
+
+_KERNELS: Final = (["[vvar]"], ["[vvar_vclock]"], ["[vsyscall]"])  # not ours to lock
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -106,22 +110,36 @@ def _holds(capability: int) -> bool:
     return bool(data[3 * (capability // 32)] >> capability % 32 & 1)
 
 
-def cling(priority: int, lock_memory: bool) -> None:
-    """SCHED_FIFO, locked memory, frozen garbage collector: what `require_cling` found to be allowed."""
+def cling(priority: int, lock_memory: bool, libraries: Sequence[str] | None = None) -> None:
+    """SCHED_FIFO, locked memory, frozen garbage collector: what `require_cling` found to be allowed.
+
+    With `libraries`, parts of paths, other files are locked page by page, as they are used: most is never.
+    """
     gc.collect()
     gc.freeze()
     gc.disable()
-    if lock_memory and _libc.mlockall(MCL_CURRENT_FUTURE) != 0:
-        raise OperatorError("cannot lock memory", os.strerror(ctypes.get_errno()))
+    if lock_memory:
+        if libraries is None:
+            _lock(_libc.mlockall(MCL_CURRENT | MCL_FUTURE))
+        else:
+            _lock(_libc.mlockall(MCL_CURRENT | MCL_ONFAULT))
+            _lock(_libc.mlockall(MCL_FUTURE))
+            _lock_whole(libraries)
     if priority:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
 
 
-def let_go(library: str) -> None:
-    """Take a library's code out of memory; it comes back, unlocked, page by page, if it is used after all."""
+def _lock_whole(libraries: Sequence[str]) -> None:
+    """Lock what is no file's, and these libraries, to the last page."""
     for line in Path("/proc/self/maps").read_text().splitlines():
-        where, rights, *_, path = line.split(maxsplit=5)
-        if library in path and "x" in rights:  # not what was relocated, which the file does not have
+        where, rights, _, _, inode, *path = line.split(maxsplit=5)
+        ours = inode == "0" or any(name in path[0] for name in libraries)
+        if ours and rights.startswith("r"):
             start, end = (int(number, 16) for number in where.split("-"))
-            _libc.munlock(ctypes.c_void_p(start), ctypes.c_size_t(end - start))
-            _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_DONTNEED)
+            if _libc.mlock(ctypes.c_void_p(start), ctypes.c_size_t(end - start)) and path[:1] not in _KERNELS:
+                _lock(-1)
+
+
+def _lock(failed: int) -> None:
+    if failed:
+        raise OperatorError("cannot lock memory", os.strerror(ctypes.get_errno()))

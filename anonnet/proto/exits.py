@@ -38,9 +38,10 @@ class ExitCircuits:
     def __init__(self, pool4: IPv4Network, pool6: IPv6Network) -> None:
         count = min(MAX_CIRCUITS, pool4.num_addresses - 3, pool6.num_addresses - 3)
         base4, base6 = int(pool4.network_address), int(pool6.network_address)
-        self._free = deque(
+        self._unused = (  # none is made before it is needed: all would be 2.7 MB
             ((base4 + n).to_bytes(4, "big"), (base6 + n).to_bytes(16, "big")) for n in range(2, count + 2)
         )
+        self._free: deque[tuple[bytes, bytes]] = deque()  # given back, longest ago first
         self._by_name: dict[bytes, ExitCircuit] = {}
         self._of_route: dict[int, ExitCircuit] = {}
 
@@ -52,9 +53,10 @@ class ExitCircuits:
         name = sha256(secret).digest()
         circuit = self._by_name.get(name)
         if circuit is None:
-            if not self._free:
+            addresses = next(self._unused, None) or (self._free.popleft() if self._free else None)
+            if addresses is None:
                 return None
-            circuit = self._by_name[name] = ExitCircuit(handle, name, *self._free.popleft(), incarnation)
+            circuit = self._by_name[name] = ExitCircuit(handle, name, *addresses, incarnation)
         elif len(circuit.routes) >= MAX_ROUTES:
             return None
         circuit.routes.add(route)

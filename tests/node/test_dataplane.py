@@ -53,22 +53,25 @@ class Mapping(NamedTuple):
     """A piece of a process's memory."""
 
     path: str
-    rss: int  # KiB
+    size: int  # KiB
+    rss: int
     flags: tuple[str, ...]  # proc(5), VmFlags: "lo" is locked
 
 
 def mappings(pid: int) -> list[Mapping]:
     """Read /proc/PID/smaps."""
     found = []
-    path, rss = "", 0
+    path, size, rss = "", 0, 0
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         name, *rest = line.split()
         if not name.endswith(":"):
             path = " ".join(rest[4:])
+        elif name == "Size:":
+            size = int(rest[0])
         elif name == "Rss:":
             rss = int(rest[0])
         elif name == "VmFlags:":
-            found.append(Mapping(path, rss, tuple(rest)))
+            found.append(Mapping(path, size, rss, tuple(rest)))
     return found
 
 
@@ -85,13 +88,13 @@ def test_threads_are_what_the_first_one_is(process: int) -> None:
         assert set(status["Uid"].split() + status["Gid"].split()) == {"65534"}
         assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 1 << CAP_IPC_LOCK
         assert status["NoNewPrivs"] == "1"
-    unlocked, ciphers = set(), 0
-    for mapping in mappings(process):
-        if "lo" not in mapping.flags:
-            unlocked.add(mapping.path)
-        if dataplane.PYTHON_CIPHERS in mapping.path:
-            ciphers += mapping.rss
     special = {"[vvar]", "[vvar_vclock]", "[vdso]", "[vsyscall]"}
-    assert all(dataplane.PYTHON_CIPHERS in path for path in unlocked - special), "all else is, stacks too"
-    assert unlocked - special
-    assert ciphers < 5000, "most of what is not used is not there"
+    found_mappings = mappings(process)
+    unlocked = {mapping.path for mapping in found_mappings if "lo" not in mapping.flags}
+    assert unlocked <= special, "all is locked that is in memory or will be, stacks too"
+    for mapping in found_mappings:
+        ours = any(name in mapping.path for name in dataplane.LIBRARIES) or not mapping.path.startswith("/")
+        if ours and "rd" in mapping.flags and mapping.path not in special:
+            assert mapping.rss == mapping.size, f"{mapping.path} is there to the last page"
+    there = sum(mapping.rss for mapping in found_mappings if "/cryptography/" in mapping.path)
+    assert there < 2000, "what is not used is not there"
