@@ -17,7 +17,7 @@ def test_an_address_is_given_out_again_only_after_all_others() -> None:
             given.append(str(IPv4Address(circuit.pool4)))
         return circuit is not None
 
-    assert join(1) and join(2)
+    assert all(join(number) for number in (1, 2))
     exits.leave(1, now=0)
     assert exits.expired(LINGER_NS) == [1]
     assert all(join(number) for number in (3, 4, 5, 6))
