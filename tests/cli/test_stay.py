@@ -13,7 +13,7 @@ import pytest
 
 from anonnet.node import api
 from tests.cli.cli_host import Host
-from tests.lab.live import until
+from tests.lab.live import SLOW, until
 
 pytestmark = pytest.mark.root
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.root
 def systemd(tmp_path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(tmp_path / "notify"))
-        sock.settimeout(20)
+        sock.settimeout(SLOW)
         yield sock
 
 
@@ -72,7 +72,7 @@ def test_it_blocks_until_there_is_a_daemon_and_again_when_that_dies(
         assert host.state() == (0, "up")
         down = host.anonnet("down")
         assert down.returncode == 0, down.stderr
-        assert process.wait(10) == 0
+        assert process.wait(SLOW) == 0
     assert host.snapshot() == before
 
 
@@ -82,7 +82,7 @@ def test_its_end_changes_nothing_on_the_host(host: Host, systemd: socket.socket)
     with staying(host) as process:
         heard(systemd, "STATUS=up")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(SLOW) == 0
     assert host.state() == (0, "up")
     assert host.anonnet("down").returncode == 0
     assert host.snapshot() == before
@@ -96,7 +96,7 @@ def test_ended_in_the_middle_of_an_attempt_it_leaves_the_host_blocked(
     with staying(host) as process:
         host.hears("waiting")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(SLOW) == 0
         assert host.state()[1] != "down"
         host.kill_daemon()
         assert host.state() == (3, "blocked")
@@ -132,5 +132,5 @@ def test_down_waits_for_an_attempt_to_be_undone(host: Host, systemd: socket.sock
         host.kill_daemon()
         down = host.anonnet("down")
         assert down.returncode == 0, down.stderr
-        until(lambda: process.poll() is not None, 5, "the end of stay")
+        until(lambda: process.poll() is not None, SLOW, "the end of stay")
     assert host.snapshot() == before

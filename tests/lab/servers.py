@@ -22,7 +22,7 @@ from typing import Final
 
 from anonnet.lab import services
 from anonnet.lab.place import WEB
-from tests.lab.live import LiveLab, until
+from tests.lab.live import SLOW, LiveLab, until
 
 USER: Final = "nobody"  # owns the mail; there on every system
 FTP_USER: Final = "ftp"  # owns the files; Debian's vsftpd makes it
@@ -108,7 +108,7 @@ def application_servers(lab: LiveLab) -> Iterator[Path]:
         for name, command in commands.items():
             services.start(lab.place, WEB, name, command)
             stack.callback(services.stop, lab.place, WEB, name, signal.SIGTERM)
-        until(lambda: listening(lab) >= set(PORTS), 20, f"servers at {PORTS}; see {directory}")
+        until(lambda: listening(lab) >= set(PORTS), SLOW, f"servers at {PORTS}; see {directory}")
         yield files
 
 

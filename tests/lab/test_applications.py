@@ -22,10 +22,10 @@ import pytest
 
 from anonnet.lab.content import content, content_sha256
 from anonnet.lab.place import CALLER
-from tests.lab.live import WEB4, LiveLab, live, until
+from tests.lab.live import SLOW, WEB4, LiveLab, live, until
 from tests.lab.servers import ALICE, application_servers
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.root
 
 PORT = 1080
 SOCKS = ("--proxy", f"socks5h://127.0.0.1:{PORT}")  # names go to the proxy as names
@@ -48,7 +48,7 @@ def socks(lab: LiveLab, *options: str) -> Iterator[subprocess.Popen[bytes]]:
         yield process
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
-            assert process.wait(20) == 130
+            assert process.wait(SLOW) == 130
 
 
 def proxy_listens(lab: LiveLab) -> bool:
@@ -174,21 +174,21 @@ def test_up_and_down_end_the_proxy_and_kill_leaves_nothing_for_long(lab: LiveLab
     before = lab.host_state()
     with socks(lab) as proxy:
         lab.up()  # takes over the circuit
-        assert proxy.wait(20) == 1
+        assert proxy.wait(SLOW) == 1
         curl(lab, "-o", "/dev/null", f"http://web.lab/{fresh('1kB')}")
     with socks(lab) as proxy:
         lab.down()
-        assert proxy.wait(20) == 1
+        assert proxy.wait(SLOW) == 1
     with socks(lab) as proxy:
         proxy.kill()
         proxy.wait()
-        until(lambda: not proxy_listens(lab), 5, "the end of the proxy's child")
+        until(lambda: not proxy_listens(lab), SLOW, "the end of the proxy's child")
     with socks(lab) as proxy:  # puts right what the other has left
         curl(lab, *SOCKS, "-o", "/dev/null", f"http://web.lab/{fresh('1kB')}")
         proxy.kill()
         proxy.wait()
         lab.down()
-    until(lambda: lab.host_state() == before, 5, "the host as it was")
+    until(lambda: lab.host_state() == before, SLOW, "the host as it was")
 
 
 def test_when_the_daemon_dies_connections_fail(lab: LiveLab) -> None:
@@ -196,13 +196,13 @@ def test_when_the_daemon_dies_connections_fail(lab: LiveLab) -> None:
         url = f"http://web.lab/{fresh('50MB')}"
         with lab.running(CALLER, "curl", "-sS", *SOCKS, "-o", "/dev/null", url) as download:
             log = lab.access_log
-            until(lambda: url.rpartition("/")[2] in log(), 20, "the download's begin")
+            until(lambda: url.rpartition("/")[2] in log(), SLOW, "the download's begin")
             lab.kill(CALLER)
-            assert download.wait(20) != 0
-            assert proxy.wait(20) == 1
+            assert download.wait(SLOW) != 0
+            assert proxy.wait(SLOW) == 1
             assert proxy.stderr is not None
             assert b"the tunnel has gone" in proxy.stderr.read()
     assert lab.run(CALLER, "curl", "-sS", "-m", "5", *SOCKS, url).returncode == 7  # nobody listens
     assert "anonsocks0" not in lab.out(CALLER, "ip", "rule") + lab.out(CALLER, "nft", "list", "ruleset")
     lab.start(CALLER)
-    until(lab.links_up, 20, "links of the caller")
+    until(lab.links_up, SLOW, "links of the caller")

@@ -14,7 +14,7 @@ from itertools import count
 import pytest
 
 from anonnet.lab.place import CALLER
-from tests.lab.live import WEB4, WEB6, LiveLab, live, until
+from tests.lab.live import SLOW, WEB4, WEB6, LiveLab, live, until
 
 pytestmark = pytest.mark.root
 
@@ -64,7 +64,7 @@ def test_two_users_then_two_destinations_come_from_two_exits(lab: LiveLab) -> No
         assert failed.returncode == 1
         assert "circuit 3: no exit is left that no other circuit has" in failed.stderr
         # Each takes back its part of the links, by a new route.
-        until(lambda: [one.state for one in lab.status().circuits] == ["up", "up"], 10, "the two circuits")
+        until(lambda: [one.state for one in lab.status().circuits] == ["up", "up"], SLOW, "the two circuits")
         assert {exit_of(lab, ALICE, url) for url in (FOUR, SIX)} == {"x1", "x2"}  # by destination, as before
     finally:
         lab.down()

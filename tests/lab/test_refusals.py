@@ -20,7 +20,7 @@ from anonnet.lab.place import CALLER
 from anonnet.lab.weather import Rule
 from anonnet.node.config import parse
 from anonnet.node.invite import own_invite
-from tests.lab.live import LiveLab, live, until
+from tests.lab.live import SLOW, LiveLab, live, until
 
 pytestmark = pytest.mark.root
 
@@ -73,12 +73,12 @@ def configuration(lab: LiveLab, host: str, *changes: tuple[str, str]) -> Iterato
 @contextmanager
 def stopped(lab: LiveLab, host: str) -> Iterator[None]:
     """The node of a host ends for the length of a block."""
-    services.stop(lab.place, host, "node", signal.SIGTERM, 10)
+    services.stop(lab.place, host, "node", signal.SIGTERM, SLOW)
     try:
         yield
     finally:
         lab.start(host)
-        until(lab.links_up, 30, "links after the block")
+        until(lab.links_up, SLOW, "links after the block")
 
 
 @pytest.mark.parametrize(
@@ -138,14 +138,14 @@ def test_an_occupied_tun_name(lab: LiveLab) -> None:
 def test_an_unreachable_peer(lab: LiveLab) -> None:
     network.set_weather(lab.place, Rule(drop=1.0), ["r1"])
     try:
-        until(lambda: lab.link(CALLER, "r1").state != "up", 10, "the link does not miss r1")
+        until(lambda: lab.link(CALLER, "r1").state != "up", SLOW, "the link does not miss r1")
         with unchanged(lab):
             said = refused(lab, CALLER, "anonnet-tun status", "anonnet-tun", "up", "--wait", "2")
         assert "no link is up" in said
         assert lab.link(CALLER, "r1").trouble
     finally:
         network.clear_weather(lab.place)
-    until(lab.links_up, 30, "links after the storm")
+    until(lab.links_up, SLOW, "links after the storm")
 
 
 def test_a_wrong_key(lab: LiveLab) -> None:
@@ -159,11 +159,11 @@ def test_a_wrong_key(lab: LiveLab) -> None:
         stopped(lab, CALLER),
         lab.running(CALLER, "anonnet-tun", "run", "-c", str(path)) as daemon,
     ):
-        until(lambda: lab.run(CALLER, "anonnet-tun", "peers").returncode == 0, 10, "the daemon")
+        until(lambda: lab.run(CALLER, "anonnet-tun", "peers").returncode == 0, SLOW, "the daemon")
         with unchanged(lab):
             refused(lab, CALLER, "no link is up", "anonnet-tun", "up", "-c", str(path), "--wait", "2")
         daemon.terminate()
-        assert daemon.wait(10) == 0
+        assert daemon.wait(SLOW) == 0
 
 
 def test_a_full_link(lab: LiveLab) -> None:
@@ -176,7 +176,7 @@ def test_a_full_link(lab: LiveLab) -> None:
         assert lab.status().state == "up"
     finally:
         lab.down()
-    lab.out("r1", "anonnet-tun", "up", "--hops", "2", "--wait", "20")  # the control: now there is room
+    lab.out("r1", "anonnet-tun", "up", "--hops", "2", "--wait", "60")  # the control: now there is room
     lab.out("r1", "anonnet-tun", "down")
 
 

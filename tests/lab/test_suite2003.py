@@ -28,7 +28,7 @@ from anonnet.lab.weather import Rule
 from anonnet.node.config import load
 from anonnet.wire.descriptor import invite, parse_invite, sign
 from tests.lab import test_constant_rate, test_tagging
-from tests.lab.live import FULL, WEB4, WEB6, LiveLab, live, until
+from tests.lab.live import FULL, SLOW, WEB4, WEB6, LiveLab, live, until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 
@@ -60,7 +60,7 @@ def test_wires_are_level_and_files_arrive(
     fetch(lab, f"[{WEB6}]")
     (route,) = lab.status().circuits[0].routes
     assert len(route.hops) == 3
-    assert len(lab.ping(WEB4, 20, 0.1)) == 20
+    lab.echoes(WEB4, 20, 0.1)
 
 
 def test_what_is_weak_is_said(lab: LiveLab) -> None:
@@ -83,7 +83,7 @@ def test_weather_breaks_nothing(lab: LiveLab) -> None:
     for fate in ("dropped", "reordered", "duplicated"):  # the control: there was weather
         assert counts[fate] > 0.004 * counts["received"]
     assert lab.status().circuits == circuits, "the circuit had to be built again"
-    assert len(lab.ping(WEB4, 20, 0.1)) == 20  # in step again at once
+    lab.echoes(WEB4, 20, 0.1)  # in step again at once
     lab.down()
 
 
@@ -100,7 +100,7 @@ def claiming(invite_text: str, directory: Path, suite: str) -> str:
 def test_a_node_of_another_suite_is_refused_by_name(lab: LiveLab) -> None:
     """Last in its lab. r2 changes its suite; then others' invites hide from it that they did not."""
     other = "anonnet-2026"
-    services.stop(lab.place, "r2", "node", signal.SIGTERM, 10)
+    services.stop(lab.place, "r2", "node", signal.SIGTERM, SLOW)
     file = lab.place.config("r2")
     text = file.read_text().replace(SUITE, other)
     file.write_text(text)
@@ -119,7 +119,7 @@ def test_a_node_of_another_suite_is_refused_by_name(lab: LiveLab) -> None:
         peer = "r1" if here == "r2" else "r2"
         until(
             lambda here=here, peer=peer, wanted=wanted: wanted in trouble(lab, here, peer),  # type: ignore[misc]
-            30, f"{here} to say whom it refuses",
+            SLOW, f"{here} to say whom it refuses",
         )  # fmt: skip
         assert wanted in lab.out(here, "sh", "-c", "anonnet-tun status || true")
         assert wanted in (lab.place.of(here) / "node.log").read_text()
@@ -178,7 +178,7 @@ def wave(lab: LiveLab, hosts: list[str]) -> None:
     assert f"{RUNS} test routes stand" in said  # and none was taken down before
     assert min(most.values()) > 0.9 * RUNS, f"seen at once: {most}"  # by looks from time to time
     print(f"{RUNS} circuits over {len(hosts)} nodes in {time.monotonic() - began:.1f} s")
-    until(lambda: not any(holdings(lab, host).routes for host in hosts), 20, "routes to go")
+    until(lambda: not any(holdings(lab, host).routes for host in hosts), SLOW, "routes to go")
 
 
 def test_200_circuits_through_the_same_five_nodes_at_once() -> None:
@@ -198,4 +198,4 @@ def test_200_circuits_through_the_same_five_nodes_at_once() -> None:
             assert after.kib < first.kib + FIRST_KIB
             assert all(later.kib < after.kib + AGAIN_KIB for later in again)
         lab.up()  # and all of it still works
-        assert len(lab.ping(WEB4, 5, 0.2)) == 5
+        lab.echoes(WEB4, 5)

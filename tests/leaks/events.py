@@ -22,7 +22,7 @@ from scapy.layers.l2 import Ether
 from anonnet.lab import namespaces
 from anonnet.lab.place import CALLER, CORE
 from anonnet.tun.routing import TABLE
-from tests.lab.live import LiveLab, until
+from tests.lab.live import SLOW, LiveLab, until
 from tests.leaks.capture import within
 from tests.leaks.stage import HOME
 
@@ -95,7 +95,7 @@ def router_advertises(lab: LiveLab) -> None:
 
     with within(lab.place.namespace(CORE), make) as sock:
         sock.send(bytes(packet))
-    until(lambda: "proto ra" in sh(lab, "ip -6 route"), 5, "the advertised route")
+    until(lambda: "proto ra" in sh(lab, "ip -6 route"), SLOW, "the advertised route")
     time.sleep(0.5)
     sh(lab, "sysctl -qw net.ipv6.conf.eth0.accept_ra=0; ip -6 route flush proto ra; "
        "ip -6 addr del $(ip -6 -o addr show dev eth0 | grep -o '2001:db8:ad:[^ ]*') dev eth0; "
@@ -123,7 +123,7 @@ def ruleset_flushed(lab: LiveLab) -> None:
     """Another program replaces all firewalls, as `systemctl reload nftables` does."""
     with nobody_mends(lab):
         sh(lab, "nft flush ruleset")
-    until(lambda: "table inet anonnet\n" in sh(lab, "nft list tables"), 5, "the firewall put right")
+    until(lambda: "table inet anonnet\n" in sh(lab, "nft list tables"), SLOW, "the firewall put right")
 
 
 def rules_deleted(lab: LiveLab) -> None:
@@ -131,15 +131,15 @@ def rules_deleted(lab: LiveLab) -> None:
     with nobody_mends(lab):
         sh(lab, "ip rule del priority 1110; ip -6 rule del priority 1110")
         sh(lab, f"ip route flush table {TABLE}; ip -6 route flush table {TABLE}")
-    until(lambda: "1110" in sh(lab, "ip rule") and "1110" in sh(lab, "ip -6 rule"), 5, "the rules put right")
-    until(lambda: "default" in sh(lab, f"ip route show table {TABLE} 2>&1 || true"), 5, "our route put right")
+    until(lambda: "1110" in sh(lab, "ip rule") and "1110" in sh(lab, "ip -6 rule"), SLOW, "rules put right")
+    until(lambda: "default" in sh(lab, f"ip route show table {TABLE} 2>&1 || true"), SLOW, "our route back")
 
 
 def resolv_conf_rewritten(lab: LiveLab) -> None:
     """A DHCP client writes its own name server."""
     with nobody_mends(lab):
         sh(lab, "echo nameserver 100.64.0.1 > /etc/resolv.conf")
-    until(lambda: "192.0.0.1" in sh(lab, "cat /etc/resolv.conf"), 5, "resolv.conf put right")
+    until(lambda: "192.0.0.1" in sh(lab, "cat /etc/resolv.conf"), SLOW, "resolv.conf put right")
 
 
 def machine_suspended(lab: LiveLab) -> None:
@@ -155,7 +155,7 @@ def machine_suspended(lab: LiveLab) -> None:
 def warden_killed(lab: LiveLab) -> None:
     """The warden dies, its twin of the firewall with it; `up` starts another."""
     os.kill(warden_pid(lab), signal.SIGKILL)
-    until(lambda: "anonnet_twin" not in sh(lab, "nft list tables"), 5, "the twin's end")
+    until(lambda: "anonnet_twin" not in sh(lab, "nft list tables"), SLOW, "the twin's end")
     lab.up()
     assert "anonnet_twin" in sh(lab, "nft list tables")
 

@@ -14,7 +14,7 @@ import pytest
 
 from anonnet.lab import services
 from anonnet.lab.place import CALLER
-from tests.lab.live import EXIT_ECHO, LiveLab, live, until
+from tests.lab.live import EXIT_ECHO, SLOW, LiveLab, live, until
 from tests.leaks.events import EVENTS
 from tests.leaks.stage import Stage
 
@@ -47,29 +47,29 @@ def test_matrix(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     flows.end()
     flows = stage.open_flows()
 
-    services.stop(lab.place, "x1", "node", signal.SIGTERM, 10)
+    services.stop(lab.place, "x1", "node", signal.SIGTERM, SLOW)
     with lab.running(CALLER, "anonnet-tun", "up", "--wait", "60", stderr=subprocess.PIPE) as up:
-        until(lambda: blocks(lab), 10, "the firewall")
+        until(lambda: blocks(lab), SLOW, "the firewall")
         with stage.column("connecting", loop=True):
             flows.tell("talk")
             lab.start("x1")
-            until(lab.links_up, 15, "links with x1")
+            until(lab.links_up, SLOW, "links with x1")
             assert up.wait(60) == 0, up.stderr and up.stderr.read()
     with stage.column("up"):
         flows.tell("talk")
         flows.tell("close")
-        until(lambda: bool(lab.ping(EXIT_ECHO, 1)), 5, "an echo from the exit")
+        until(lambda: bool(lab.ping(EXIT_ECHO, 1)), SLOW, "an echo from the exit")
     flows.end()
     for event in EVENTS:
         with stage.column(event.__name__.replace("_", " "), loop=True):
             event(lab)
-        until(lambda: bool(lab.ping(EXIT_ECHO, 1)), 15, f"an echo after {event.__name__}")
+        until(lambda: bool(lab.ping(EXIT_ECHO, 1)), SLOW, f"an echo after {event.__name__}")
     with stage.column("blocked (kill -9)", loop=True):
         lab.kill(CALLER)
         stage.burst()
     with stage.column("restarting", loop=True):
         lab.start(CALLER)
-        until(lab.links_up, 15, "links of the caller")
+        until(lab.links_up, SLOW, "links of the caller")
         lab.up()
     lab.down()
     with capsys.disabled():

@@ -177,7 +177,7 @@ def test_the_wire_cannot_ask_for_the_inner_address(settings: UpSettings) -> None
         netns.setns(OUTSIDE)
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as sock:
             sock.bind(("eth0", 0))
-            sock.settimeout(0.5)
+            sock.settimeout(2)
             mac = sock.getsockname()[4]
             netns.setns(HOST)
             sock.send(bytes(Ether(src=mac) / question))

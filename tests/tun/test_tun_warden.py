@@ -43,7 +43,7 @@ def pid(settings: UpSettings) -> int:
     return int((settings.run_dir / "warden.pid").read_text().split()[0])
 
 
-def until(condition: Callable[[], bool], what: str, seconds: float = 10) -> None:
+def until(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
@@ -60,13 +60,12 @@ def looks(settings: UpSettings) -> int:
 
 def settled(settings: UpSettings) -> str:
     """Everything that `up` has made, once the warden has nothing left to do."""
-    seen = 0
+    seen = [0, 0]
 
     def quiet() -> bool:
-        nonlocal seen
-        before, seen = seen, looks(settings)
+        seen.append(looks(settings))
         time.sleep(0.3)
-        return before == seen
+        return len(set(seen[-3:])) == 1
 
     until(quiet, "the warden at rest")
     return state(settings)
