@@ -111,7 +111,7 @@ uint8_t *queue_claim(QueueObject *self, uint32_t slot)
 {
     uint32_t ahead = slot - self->next;
     if (!self->synced || (self->unsure && ahead < HALF && begins_anew(self, ahead))) {
-        self->synced = true;
+        self->synced = self->fresh = true;
         self->next = slot - (uint32_t)self->prefill;
         ahead = (uint32_t)self->prefill;
     }
@@ -304,7 +304,7 @@ static PyObject *queue_py_skip(PyObject *object, PyObject *argument)
     double count = PyLong_AsDouble(argument);
     if ((count == -1.0 && PyErr_Occurred()) || any_slot(argument, &slots) < 0)
         return NULL;
-    if (self->synced)
+    if (self->synced && !self->fresh) // else what came says, or will say, where to begin
         self->next += slots;
     if (count > self->stall)
         self->late = self->early = 0;

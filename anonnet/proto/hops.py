@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from anonnet.crypto.onion import LayerKeys
+from anonnet.proto.beginning import Beginning
 from anonnet.proto.circuit import Circuit
 from anonnet.proto.engine import Engine
 from anonnet.proto.health import Health
@@ -76,6 +77,7 @@ class HopRoute:
         self._route_id = route_id
         self._next = first_slot  # backward slot this hop numbers next, while nothing is beyond it
         self._backward_per_tick = 0.0
+        self._beginning: Beginning | None = None  # of what comes from beyond
         self.forward_in = engine.inlet(self._forward, self._receive, self._recognised)
         self.forward_out = engine.outlet(0, shift, scratch.substitute, _nothing, deque(), self._signal)
         self.backward_in = engine.inlet(self._backward, self._join, None)
@@ -98,11 +100,14 @@ class HopRoute:
         """The queues that there are."""
         return [queue for queue in (self.forward_queue, self.backward_queue) if queue is not None]
 
-    def extend(self, onward_id: int, forward_per_tick: float, backward_per_tick: float) -> None:
-        """The route goes on beyond this hop; backward transit starts with the first cell from there."""
+    def extend(
+        self, onward_id: int, forward_per_tick: float, backward_per_tick: float, tick_ns: int
+    ) -> None:
+        """The route goes on beyond this hop; backward transit starts when cells come from there steadily."""
         self.forward_out.route_id = onward_id
         self.forward_in.queue = self.forward_out.queue = self._engine.queue(self._fmt, forward_per_tick)
         self._backward_per_tick = backward_per_tick
+        self._beginning = Beginning(backward_per_tick, tick_ns)
         self.backward_in.queue = self.backward_out.queue = None
 
     def close(self) -> None:
@@ -137,7 +142,10 @@ class HopRoute:
     # -- backward ---------------------------------------------------------------------------------
 
     def _join(self, slot: int, row: CellRow, now: int) -> None:
-        """The first cell from beyond: number them so that they follow this hop's own without a seam."""
+        """A first cell from beyond: number them so that they follow this hop's own without a seam."""
+        if self._beginning is None or not self._beginning.steady(slot, now):
+            return
+        self._beginning = None
         queue = self._engine.queue(self._fmt, self._backward_per_tick)
         queue.start(self._next)
         shift = (slot - self._next - queue.prefill) & SLOT_MASK

@@ -234,12 +234,12 @@ class Plane:
     def _on_ExtendRelayRoute(self, order: o.ExtendRelayRoute) -> None:  # noqa: N802
         route, link = self._routes[order.route], self.links[order.link]
         assert isinstance(route, HopRoute)
-        forward_rate, backward_rate = route.rates
         towards = self._lanes_of[order.route][0][0]
         ticks = max(link.beat.tick_ns, towards.beat.tick_ns)
-        route.extend(order.route_id, forward_rate * ticks / o.RATE_UNIT, backward_rate * ticks / o.RATE_UNIT)
+        forward_per_tick, backward_per_tick = (rate * ticks / o.RATE_UNIT for rate in route.rates)
+        route.extend(order.route_id, forward_per_tick, backward_per_tick, ticks)
         link.routes[order.route_id] = route.backward_in
-        self._add_lane(link, order.route, forward_rate, route.forward_out, route.skip_forward,
+        self._add_lane(link, order.route, route.rates[0], route.forward_out, route.skip_forward,
                        order.route_id)  # fmt: skip
 
     def _on_AddCallerRoute(self, order: o.AddCallerRoute) -> None:  # noqa: N802

@@ -13,7 +13,8 @@ substitute in its place; or relays that are not neighbours could mark a route fo
   came with less reserve than `prefill`, or with two ticks too much.
 
 Slots are owed by the clock: a node that stood still passes over those of the ticks that it skipped
-(`skip`), and so everybody else's schedule goes on to fit. After a long stall it counts anew for the next
+(`skip`), and so everybody else's schedule goes on to fit; but a queue of which nothing has gone out since it
+began takes its place from what comes, now or after that. After a long stall it counts anew for the next
 slip: what piled up meanwhile was judged against a slot number that stood still, too.
 """
 
@@ -72,7 +73,7 @@ class ForwardQueue:
         self._early = self._late = 0  # cells since the last turn
         self._turn = 0  # tick at which a slip is allowed
         self._synced = False
-        self._fresh = True  # nothing has gone out
+        self._fresh = True  # nothing has gone out since it began, or began anew
         self._unsure = True  # nobody but the first cells said where to begin
         self.next = 0  # slot due next
         self.received = self.missing = self.slips = 0
@@ -87,7 +88,7 @@ class ForwardQueue:
         """Return the row to write slot `slot` into, then `commit` it; None if late, a duplicate or absurd."""
         ahead = (slot - self.next) & SLOT_MASK
         if not self._synced or (self._unsure and ahead < _HALF and self._begins_anew(ahead)):
-            self._synced = True
+            self._synced = self._fresh = True
             self.next = (slot - self.prefill) & SLOT_MASK
             ahead = self.prefill
         if ahead < self.prefill or ahead >= _HALF:
@@ -128,7 +129,7 @@ class ForwardQueue:
 
     def skip(self, slots: int) -> None:
         """This node stood still for so many slots: they are not sent, and not sent later."""
-        if self._synced:
+        if self._synced and not self._fresh:  # else what came says, or will say, where to begin
             self.next = (self.next + slots) & SLOT_MASK
         if slots > self._stall:  # what piled up meanwhile seemed early, and was not
             self._late = self._early = 0

@@ -30,7 +30,8 @@ from anonnet.wire.stream import (
 )
 
 MS: Final = 1_000_000
-INITIAL_RTO_NS: Final = 1_000 * MS
+INITIAL_RTO_NS: Final = 1_000 * MS  # or this many times the round trip that is to be expected, if less
+EXPECTED_TIMES: Final = 3  # as RFC 6298 takes its first measurement
 MIN_RTO_NS: Final = 100 * MS  # RFC 6298 says one second, for networks that are shared and congested
 MAX_RTO_NS: Final = 8_000 * MS
 ACK_DELAY_NS: Final = 20 * MS  # well below the smallest time-out
@@ -49,9 +50,9 @@ class RoundTrip:
 
     __slots__ = ("_backoff", "_srtt", "_var")
 
-    def __init__(self) -> None:
+    def __init__(self, expected: int) -> None:
         self._srtt = 0
-        self._var = INITIAL_RTO_NS // 4
+        self._var = min(INITIAL_RTO_NS, EXPECTED_TIMES * expected) // 4
         self._backoff = 0
 
     @property
@@ -94,13 +95,16 @@ class _Sent:
 
 
 class Stream:
-    """One end of the channel. `frame_len` is what a frame may fill of a cell, in bytes."""
+    """One end of the channel. `frame_len` is what a frame may fill of a cell, in bytes.
 
-    def __init__(self, frame_len: int) -> None:
+    `expected`: about what a round trip takes, in ns, if that is known before one is measured.
+    """
+
+    def __init__(self, frame_len: int, expected: int = INITIAL_RTO_NS) -> None:
         if frame_len <= FRAME_HEADER_LEN:
             raise ValueError(f"no room for data in a frame of {frame_len} bytes")
         self._room = frame_len - FRAME_HEADER_LEN
-        self._round_trip = RoundTrip()
+        self._round_trip = RoundTrip(expected)
 
         self._queue: deque[tuple[bytes, bool]] = deque()  # fragments not sent yet: data, last
         self._sent: deque[_Sent] = deque()  # sequence numbers from _base on

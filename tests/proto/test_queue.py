@@ -119,6 +119,36 @@ def test_a_node_that_stood_still_as_the_route_began_follows_it(
     assert waiting <= 4 * per_tick, "no lasting delay"
 
 
+@given(
+    per_tick=st.integers(1, 20), stall=st.integers(6, 4000), begun=st.booleans(), late=st.booleans(),
+    skip_last=st.booleans(),
+)  # fmt: skip
+def test_ticks_that_were_skipped_as_the_route_began_are_passed_over_once(
+    engine: Engine, per_tick: int, stall: int, begun: bool, late: bool, skip_last: bool
+) -> None:
+    """The cells that piled up may say where to begin before this node owns up to the ticks that it skipped.
+
+    begun: cells came before it stood still; late: the tick that was due then goes out after it.
+    """
+    bench = Bench(engine, per_tick)
+    if begun:
+        bench.put(START)
+    if late:
+        bench.tick(0)
+    if not skip_last:
+        bench.queue.skip((stall - 1) * per_tick)
+    for slot in range(1, stall * per_tick):
+        bench.put((START + slot) & SLOT_MASK)
+    if skip_last:
+        bench.queue.skip((stall - 1) * per_tick)
+    for tick in range(stall, stall + 20):
+        for slot in range(per_tick):
+            bench.put((START + tick * per_tick + slot) & SLOT_MASK)
+        bench.tick(tick)
+    lost = [slot for slot, held in bench.taken[-10 * per_tick :] if held is None]
+    assert not lost, "in step again"
+
+
 @given(per_tick=st.integers(1, 20), data=st.data())
 @settings(max_examples=20)
 def test_at_most_one_slip_in_so_many_ticks(engine: Engine, per_tick: int, data: st.DataObject) -> None:

@@ -160,6 +160,15 @@ def test_a_frame_sent_twice_measures_no_round_trip() -> None:
     assert sender._round_trip.rto == 2 * INITIAL_RTO_NS
 
 
+@pytest.mark.parametrize(("expected", "wait"), [(20, 100), (70, 210), (5000, 1000)])
+def test_a_round_trip_that_is_known_beforehand_says_when_to_send_again(expected: int, wait: int) -> None:
+    sender = Stream(FRAME_LEN, expected * MS)
+    sender.send(b"hello")
+    assert len(sender.poll_transmit(0)) == 1
+    assert sender.poll_transmit(wait * MS - 1) == []
+    assert len(sender.poll_transmit(wait * MS)) == 1
+
+
 def test_time_out_starts_at_a_second_and_doubles_to_its_cap() -> None:
     sender = Stream(FRAME_LEN)
     sender.send(b"hello")
