@@ -70,6 +70,7 @@ class CircuitKeeper:
         self._opened = False  # has the circuit been, ever ...
         self._incarnation = 0  # ... and which one, of those that the exit may have made
         self._open_at = 0  # when a route was last seen open, or the exit drawn
+        self._dark_since: int | None = None  # when the last route that was open was lost
         self._building: OwnRoute | None = None
         self._next_try: int | None = None
         self._planned = 0  # builds that need not wait for the budget
@@ -100,7 +101,7 @@ class CircuitKeeper:
         """Return for how many ns a route that is missing must wait for the budget."""
         if len(self.routes) >= self._wanted or self._planned:
             return 0
-        return self.budget.ready_at(now) - now
+        return self.budget.ready_at(now, self._dark_since) - now
 
     def want(
         self, exit_id: NodeId | None, hops: int, routes: int, now: int, redundancy: Redundancy = STRIPE,
@@ -154,6 +155,7 @@ class CircuitKeeper:
         if self._circuit.handle:
             self._order(CloseCircuit(self._circuit.handle))
         self._opened = False
+        self._dark_since = None
 
     def _renew(self, exit_id: NodeId | None) -> None:
         """Begin another circuit: the old one's exit is lost, or has forgotten it, or there was none."""
@@ -191,7 +193,7 @@ class CircuitKeeper:
 
     def _grow(self, now: int) -> None:
         """Begin a route that is missing."""
-        if not self._planned and (ready := self.budget.ready_at(now)) > now:
+        if not self._planned and (ready := self.budget.ready_at(now, self._dark_since)) > now:
             self._next_try = ready
             return
         self._see_to_exit(now)
@@ -295,6 +297,7 @@ class CircuitKeeper:
             self._renew(self._bound)
             self._next_try = AT_ONCE  # and paid for: an exit may say so again and again
             return
+        self._dark_since = None
         self._opened = True
         self._incarnation = route.incarnation
         self._open_at = now
@@ -313,6 +316,8 @@ class CircuitKeeper:
         if route is None:
             return  # let go of on purpose
         self._forget(route)
+        if self._dark_since is None and self._opened and self.state is CircuitState.CONNECTING:
+            self._dark_since = self._caller.now
         self._failed(route.path, reason, self._caller.now - route.started < YOUNG_NS)
 
     def _failed(self, path: Sequence[KnownNode], reason: Reason, young: bool) -> None:

@@ -8,6 +8,10 @@ of service; docs/threats.md). So builds are paid for, planned ones too, out of t
     supply  `SUPPLY` in all, refilled twice as fast as planned rotation spends it: whoever kills routes can no
             more than double the number of builds in the long run
 
+A circuit that has lost its last route does not wait for what earlier losses have added to the pace, as long
+as half of the supply is left: after each build, half of the time that it has been without, or the first wait.
+What bounds an adversary is the supply, which is paid as ever.
+
 A planned build (the first ones, rotation) waits for neither: its number is bounded by the lives of routes.
 Exits and guards have no budget: they are few and kept (proto.guards), so that a build draws neither.
 """
@@ -87,10 +91,15 @@ class RebuildBudget:
         """Return how many builds the supply still holds."""
         return int(self._supply.capacity - self._supply.spent(now))
 
-    def ready_at(self, now: int) -> int:
-        """Return when the next build that nobody planned may begin."""
+    def ready_at(self, now: int, dark_since: int | None = None) -> int:
+        """Return when the next build that nobody planned may begin.
+
+        `dark_since`: when the circuit lost the last of its routes that were open, if it has none.
+        """
         over = int(self._burst.spent(now)) - self._routes - AT_ONCE
         wait = min(SLOWEST_NS, FIRST_WAIT_NS << over) if over >= 0 else 0
+        if dark_since is not None and self.left(now) > SUPPLY // 2:
+            wait = min(wait, max(FIRST_WAIT_NS, (self._last - dark_since) // 2))
         return max(now, self._last + wait, self._supply.ready_at(now))
 
     def begun(self, now: int) -> None:

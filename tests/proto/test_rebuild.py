@@ -79,6 +79,31 @@ def test_planned_builds_leave_something_over(routes: int) -> None:
     assert spending.left(START + DAY) >= SUPPLY - routes - 1
 
 
+def test_a_circuit_that_loses_its_last_route_does_not_wait_for_what_was_lost_before() -> None:
+    """Three losses of all routes, four seconds long and ten apart: each costs half as much again at most."""
+    spending = budget(2)
+    for number in range(3):
+        lost = START + number * 14 * SECOND
+        now = lost
+        while now < lost + 4 * SECOND:  # what is begun before is in vain
+            now = spending.ready_at(now, lost)
+            spending.begun(now)
+        assert now <= lost + 6 * SECOND
+    assert spending.ready_at(now) - now > 6 * SECOND, "what is one more beside others waits its turn"
+    assert spending.left(now) > 0
+
+
+def test_losses_without_end_are_paced_by_half_of_the_supply() -> None:
+    """Whoever kills every route as soon as it stands gets that half quickly, and the other one slowly."""
+    spending, now, times = budget(2), START, []
+    while now < START + 600 * SECOND:
+        now = spending.ready_at(now, now)
+        spending.begun(now)
+        times.append(now)
+    assert len(times) <= SUPPLY + 2 + 600 * SECOND * 2 // SUPPLY_REFILL_NS
+    assert times[SUPPLY - 10] - START > 100 * SECOND, "it does not run out at once"
+
+
 def test_an_outage_of_five_minutes_is_ridden_out_at_full_pace() -> None:
     times = builds(budget(2), START + 300 * SECOND)
     assert max(b - a for a, b in pairwise(times)) <= SLOWEST_NS
