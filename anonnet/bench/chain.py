@@ -100,6 +100,7 @@ class Measured:
     load: float  # of the machine, over the minute before: 0 if it was quiet
     plain: Plain | None
     up_s: float  # `anonnet-tun up` from a running daemon
+    circuit_ms: float  # the part of it from the wish for a circuit until one stands
     first_byte_s: float  # from the beginning of `up` to a page's first byte
     setup_ms: list[float]  # test routes as long as a real one, from the wish to the last hop's answer
     idle: Echoes
@@ -108,6 +109,15 @@ class Measured:
     get_by_name_ms: float | None
     flows: dict[str, Flow]
     memory: dict[str, dict[str, ProcessMemory]]  # by node, by process
+
+    @property
+    def name(self) -> str:
+        """What tells it from the others of a report."""
+        return f"{self.rate} {self.transport}" + (f" +{self.delay_ms:g} ms" if self.delay_ms else "")
+
+    def cpu_us(self, flow: Flow, node: str) -> float:
+        """CPU time of a node's data plane for each slot that it fills on its way through, both ways."""
+        return flow.core[node] * self.tick_ms * 1000 / (2 * self.cells_per_tick)
 
 
 class Live:
@@ -155,6 +165,18 @@ class Live:
     def data_planes(self) -> dict[str, int]:
         """Return the process id of each node's data plane."""
         return {host.name: memory.pids(self.place, host.name)["data plane"] for host in self.topology.nodes}
+
+    def up(self) -> float:
+        """Bring the caller's host up; return how long its circuit took, ms. OperatorError if it fails."""
+        process = self.popen(CALLER, ["anonnet-tun", "up", "--wait", "60"])
+        assert process.stdout is not None
+        with process:
+            said = [(time.monotonic(), line) for line in process.stdout]
+        text = "".join(line for _, line in said)
+        if process.returncode:
+            raise OperatorError("the caller's host does not come up", text.strip()[-200:])
+        asked, *_, stood = (at for at, line in said if line.startswith("circuit"))
+        return (stood - asked) * 1000
 
     def ping(self, count: int) -> Echoes:
         """Send echoes to the Internet host."""
@@ -292,7 +314,7 @@ def measure(
     rate: str, transport: str, seconds: float, *, hops: int = 3, delay_ms: float = 0,
     flows: Sequence[str] = tuple(FLOWS), pages: bool = True,
 ) -> Measured:  # fmt: skip
-    """Measure a chain; without `pages`, its idle echoes and flows only. OperatorError if a part fails."""
+    """Measure a chain; without `pages`, its circuit, echoes and flows only. OperatorError if a part fails."""
     require_root()
     load = os.getloadavg()[0]
     baseline: list[Plain] = []
@@ -312,7 +334,7 @@ def measure(
         fast = lab.profile.rate_in >= SETUPS_FROM
         setups = [lab.setup() for _ in range(SETUPS)] if pages and fast else []
         began = time.monotonic()
-        lab.out(CALLER, "anonnet-tun", "up", "--wait", "60")
+        circuit_ms = lab.up()
         up_s = time.monotonic() - began
         lab.out(CALLER, "curl", "-sS", "--fail", "-r", "0-0", "-o", "/dev/null", f"http://{lab.web}/1MB")
         first_byte_s = time.monotonic() - began
@@ -321,7 +343,7 @@ def measure(
             rate=rate, transport=transport, hops=hops, delay_ms=delay_ms,
             wire_mbit=lab.profile.rate_in / 1e6, tick_ms=lab.schedule.tick_ns / 1e6,
             cells_per_tick=lab.schedule.cells_in, load=load, plain=baseline[0] if baseline else None,
-            up_s=up_s, first_byte_s=first_byte_s, setup_ms=setups,
+            up_s=up_s, circuit_ms=circuit_ms, first_byte_s=first_byte_s, setup_ms=setups,
             idle=idle, key_ms=lab.keys(min(KEYS, few)),
             get_ms=lab.get(f"http://{lab.web}/", min(GETS, few)) if pages else None,
             get_by_name_ms=lab.get("http://web.lab/", min(GETS, few)) if pages else None,

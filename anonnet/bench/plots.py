@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,13 +19,18 @@ SIZE: Final = (7.0, 3.6)  # inches
 SALT: Final = "anonnet"  # of ids in an SVG: the same figures, the same file
 
 
+def require() -> None:
+    """OperatorError without matplotlib."""
+    if find_spec("matplotlib") is None:
+        raise OperatorError("plots need matplotlib", "pip install 'anonnet[plot]'")
+
+
 def draw(report: Report, directory: Path) -> list[Path]:
     """Draw a picture of each group that was measured; OperatorError without matplotlib."""
-    try:
-        import matplotlib as mpl  # noqa: PLC0415  takes a second; only pictures need it
-        from matplotlib.figure import Figure  # noqa: PLC0415
-    except ImportError:
-        raise OperatorError("plots need matplotlib", "pip install 'anonnet[plot]'") from None
+    require()
+    import matplotlib as mpl  # noqa: PLC0415  takes a second; only pictures need it
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
     mpl.rcParams["svg.hashsalt"] = SALT
     directory.mkdir(parents=True, exist_ok=True)
     written = []
@@ -82,10 +88,7 @@ def _scaling(pair: Any, report: Report) -> None:
 
 def _lab(pair: Any, report: Report) -> None:
     share, echo = pair
-    names = [
-        f"{one.rate} {one.transport}" + (f"\n+{one.delay_ms:g} ms" if one.delay_ms else "")
-        for one in report.lab
-    ]
+    names = [one.name.replace(" +", "\n+") for one in report.lab]
     share.barh(names, [100 * one.flows["down"].share for one in report.lab])
     share.set(xlabel="TCP goodput down, % of the wire")
     echo.barh(names, [one.idle.mean / one.tick_ms for one in report.lab], label="idle")

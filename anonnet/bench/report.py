@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import msgspec
 
-from anonnet.bench import chain, emission, memory, parts, relay, scaling, sockets
+from anonnet.bench import chain, emission, footprint, memory, parts, relay, scaling, sockets
 from anonnet.bench.chain import Measured
 from anonnet.bench.children import require_root
 from anonnet.bench.emission import Emission
+from anonnet.bench.footprint import Footprint
 from anonnet.bench.memory import ProcessMemory
 from anonnet.bench.parts import Parts
 from anonnet.bench.relay import Bare, Forwarded
@@ -24,7 +25,7 @@ from anonnet.proto.engine import choose
 from anonnet.proto.profile import parse_profile
 from anonnet.spec import FORMATS
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 GROUPS: Final = {  # name -> what it measures, for a person
     "micro": "stages of a hop one by one, and the kernel's share",
     "node": "a relay between two generators; an idle node's memory",
@@ -42,15 +43,13 @@ RELAYS: Final = (  # rate, transport, processes that only burn time (for each co
 BARE: Final = (("100m", "raw"), ("100m", "udp"))
 CHAINS: Final = (  # rate, transport, delay of each link in ms
     ("28.8k", "raw", 0), ("modem", "raw", 0), ("t1", "raw", 0), ("t3", "raw", 0), ("t3", "raw", 20),
-    ("100m", "raw", 0),    ("100m:1ms", "raw", 0), ("150m", "raw", 0), ("250m", "udp", 0),
+    ("100m", "raw", 0), ("100m:1ms", "raw", 0), ("150m", "raw", 0), ("250m", "udp", 0),
 )  # fmt: skip
 QUICK_CHAINS: Final = (("10m", "raw", 0),)
 RUNS_OF_EMISSION: Final = 20
 TICKS_OF_EMISSION: Final = 10_000
 SLOW: Final = 1_000_000  # bit/s: below, a chain is only pinged, and loaded one way
-RATE: Final = "t3"  # at which the limits are judged
-TARGET_US: Final = {"raw": 12.0, "udp": 7.0}
-TARGET_MIB: Final = 60.0
+RATE: Final = "t3"  # at which most limits are judged
 
 
 class Micro(msgspec.Struct):
@@ -90,19 +89,25 @@ class Report(msgspec.Struct, omit_defaults=True):
     node: Node | None = None
     lab: list[Measured] = []
     scaling: Scaling | None = None
+    footprint: Footprint | None = None
     emission: Emission | None = None
 
 
-def measure(groups: Sequence[str], quick: bool, say: Callable[[str], None]) -> Report:
-    """Measure the groups; `quick` for a look in seconds, not for the record. All but micro need root."""
+def measure(
+    groups: Sequence[str], quick: bool, say: Callable[[str], None], keep: Callable[[Report], None]
+) -> Report:
+    """Measure the groups; `quick` for a look in seconds, not for the record. All but micro need root.
+
+    `keep` is given what there is so far whenever there is more, for a part may fail after half an hour.
+    """
+    if set(groups) - {"micro", "scaling"}:
+        require_root()
     host: dict[str, str | int | float] = {
         "python": platform.python_version(), "kernel": platform.release(), "machine": platform.machine(),
         "cpus": os.cpu_count() or 0, "engine": choose().name, "load": os.getloadavg()[0],
     }  # fmt: skip
     report = Report(SCHEMA, host)
     ticks, seconds = (100, 1.0) if quick else (1000, 5.0)
-    if set(groups) - {"micro", "scaling"}:
-        require_root()
     for group in groups:
         say(f"{group}: {GROUPS[group]}")
         match group:
@@ -111,12 +116,16 @@ def measure(groups: Sequence[str], quick: bool, say: Callable[[str], None]) -> R
             case "node":
                 report.node = _node(seconds, quick, say)
             case "lab":
-                report.lab = _lab(quick, say)
+                for path in _lab(quick, say):
+                    report.lab.append(path)
+                    keep(report)
             case "scaling":
+                report.footprint = footprint.measure()
                 report.scaling = scaling.measure(ticks // 10, seconds, os.geteuid() == 0 and not quick, say)
             case "emission":
                 runs, of_ticks = (2, 1000) if quick else (RUNS_OF_EMISSION, TICKS_OF_EMISSION)
                 report.emission = emission.measure(runs, of_ticks)
+        keep(report)
     return report
 
 
@@ -155,22 +164,27 @@ def _node(seconds: float, quick: bool, say: Callable[[str], None]) -> Node:
     return node
 
 
-def _lab(quick: bool, say: Callable[[str], None]) -> list[Measured]:
-    found = []
+def _lab(quick: bool, say: Callable[[str], None]) -> Iterator[Measured]:
     for rate, transport, delay_ms in QUICK_CHAINS if quick else CHAINS:
         say(f"  chain of {rate}, {transport}" + (f", {delay_ms} ms added to each link" if delay_ms else ""))
         slow = parse_profile(rate).rate_in < SLOW
         seconds = 6.0 if quick else 60.0 if slow else 20.0
         flows = tuple(chain.FLOWS) if not (quick or slow or delay_ms) else ("down",)
-        found.append(
-            chain.measure(rate, transport, seconds, delay_ms=delay_ms, flows=flows, pages=not delay_ms)
-        )
-    return found
+        yield chain.measure(rate, transport, seconds, delay_ms=delay_ms, flows=flows, pages=not delay_ms)
 
 
 def load(data: bytes) -> Report:
     """Read what was written; OperatorError if it is something else."""
     try:
+        schema = msgspec.json.decode(data, type=_Head).schema
+        if schema != SCHEMA:
+            raise OperatorError(f"a record of schema {schema}, not {SCHEMA}", "measure again")
         return msgspec.json.decode(data, type=Report)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise OperatorError(f"no record of a benchmark ({error})", "make one with --json") from None
+
+
+class _Head(msgspec.Struct):
+    """What a record of any schema has."""
+
+    schema: int

@@ -1,21 +1,18 @@
-"""The record of a benchmark for a terminal, and how it stands to the targets."""
+"""The record of a benchmark for a terminal."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 from itertools import chain
-from typing import Final
 
 from rich.table import Table
 
 from anonnet.bench.chain import Flow, Measured
 from anonnet.bench.emission import Emission
-from anonnet.bench.report import RATE, TARGET_MIB, TARGET_US, TRANSPORTS, Micro, Node, Relay, Report
+from anonnet.bench.footprint import Footprint
+from anonnet.bench.report import TRANSPORTS, Micro, Node, Report
 from anonnet.bench.scaling import Scaling
-
-EMISSION_STD_US: Final = 100.0
-ECHO_TICKS: Final = 8
-ECHO_MS: Final = 3.0
 
 
 def tables(report: Report) -> Iterator[Table]:
@@ -28,6 +25,8 @@ def tables(report: Report) -> Iterator[Table]:
         yield from _lab(report.lab)
     if report.scaling:
         yield from _scaling(report.scaling)
+    if report.footprint:
+        yield _footprint(report.footprint)
     if report.emission:
         yield _emission(report.emission)
 
@@ -68,13 +67,14 @@ def _node(node: Node) -> Iterator[Table]:
 
 
 def _lab(measured: list[Measured]) -> Iterator[Table]:
-    table = Table("", *(_name(one) for one in measured), title="lab: caller - r1 - r2 - x1")
+    table = Table("", *(one.name for one in measured), title="lab: caller - r1 - r2 - x1")
     rows = {
         "tick, ms; cells": [f"{one.tick_ms:.2f}; {one.cells_per_tick}" for one in measured],
         "load before": [f"{one.load:.1f}" for one in measured],
         "kernels only: Mbit/s": [f"{one.plain.mbit:.0f}" if one.plain else "" for one in measured],
         "up, s; first byte": [f"{one.up_s:.2f}; {one.first_byte_s:.2f}" for one in measured],
-        "set-up, ms": [" ".join(f"{value:.0f}" for value in one.setup_ms) for one in measured],
+        "circuit, ms": [f"{one.circuit_ms:.0f}" for one in measured],
+        "test routes, ms": [" ".join(f"{value:.0f}" for value in one.setup_ms) for one in measured],
         "echo idle, ms: mean, p99": [f"{one.idle.mean:.1f}, {one.idle.p99:.1f}" for one in measured],
         "key, ms": [f"{one.key_ms:.1f}" for one in measured],
         "small page, ms": [f"{one.get_ms:.0f}" if one.get_ms else "" for one in measured],
@@ -102,12 +102,8 @@ def _flow(flow: Flow) -> dict[str, str]:
     }
 
 
-def _name(one: Measured) -> str:
-    return f"{one.rate} {one.transport}" + (f" +{one.delay_ms:g} ms" if one.delay_ms else "")
-
-
 def _memory(one: Measured) -> Table:
-    table = Table("RSS (PSS), MiB", "keeper", "control", "data plane", title=f"memory, {_name(one)}")
+    table = Table("RSS (PSS), MiB", "keeper", "control", "data plane", title=f"memory, {one.name}")
     for node, processes in one.memory.items():
         table.add_row(
             node,
@@ -125,16 +121,24 @@ def _scaling(scaling: Scaling) -> Iterator[Table]:
         table.add_row(str(one.links), str(one.routes), f"{one.us:.2f}")
     yield table
     if scaling.nodes:
-        nodes = Table(
-            "nodes in a row", "echo, ms", "Mbit/s down", "share", "core of a relay", title="scaling"
-        )
+        head = "nodes in a row|circuit, ms|echo, ms|Mbit/s down|share|CPU us a cell of each relay|us in all"
+        nodes = Table(*head.split("|"), title=f"scaling: {scaling.nodes[0].name}")
         for row in scaling.nodes:
             flow = row.flows["down"]
+            costs = [row.cpu_us(flow, name) for name in flow.core]
             nodes.add_row(
-                str(row.hops + 1), f"{row.idle.mean:.0f}", f"{flow.mbit[0]:.2f}", f"{flow.share:.0%}",
-                f"{flow.core['r1']:.1%}",
+                str(row.hops + 1), f"{row.circuit_ms:.0f}", f"{row.idle.mean:.0f}",
+                f"{flow.mbit[0]:.2f}", f"{flow.share:.0%}", f"{statistics.mean(costs[1:-1]):.1f}",
+                f"{sum(costs):.0f}",
             )  # fmt: skip
         yield nodes
+
+
+def _footprint(footprint: Footprint) -> Table:
+    table = Table("", "KiB of resident memory", title="a relay's data plane")
+    table.add_row("a route through it", f"{footprint.route / 1024:.1f}")
+    table.add_row("a link", f"{footprint.link / 1024:.1f}")
+    return table
 
 
 def _emission(emission: Emission) -> Table:
@@ -146,35 +150,3 @@ def _emission(emission: Emission) -> Table:
             f"{run.loaded_std_us:.1f}", f"{run.idle_median_us:.2f}", f"{run.loaded_median_us:.2f}",
         )  # fmt: skip
     return table
-
-
-def verdict(report: Report) -> Iterator[str]:
-    """Say how it stands to the targets."""
-    for one in report.node.relays if report.node else ():
-        if _is_judged(one):
-            target = TARGET_US[one.transport]
-            grade = _grade(one.cpu_us <= target)
-            yield f"relay, {one.transport}: {one.cpu_us:.1f} us a cell, {grade} {target:g}"
-    if report.node and report.node.memory:
-        mib = sum(process.rss for name, process in report.node.memory.items() if name != "keeper")
-        yield f"control and data plane: {mib:.0f} MiB resident, {_grade(mib <= TARGET_MIB)} {TARGET_MIB:g}"
-    for path in report.lab:
-        if path.hops == 3 and not path.delay_ms:
-            most = ECHO_TICKS * path.tick_ms + ECHO_MS
-            held = path.idle.mean <= most
-            yield f"echo, {_name(path)}: {path.idle.mean:.1f} ms, {_grade(held)} 8 ticks and 3 ms: {most:.1f}"
-    if emission := report.emission:
-        worst = max(max(run.idle_std_us, run.loaded_std_us) for run in emission.runs)
-        grade = _grade(worst <= EMISSION_STD_US)
-        yield f"emission: std up to {worst:.0f} us, {grade} {EMISSION_STD_US:g}"
-        words = ("no difference", "a difference")
-        idle, loaded = words[emission.control_found], words[emission.found]
-        yield f"idle against loaded: {loaded}; idle against idle: {idle}"
-
-
-def _is_judged(one: Relay) -> bool:
-    return (one.rate, one.busy, one.links, one.routes) == (RATE, 0, 1, 1)
-
-
-def _grade(held: bool) -> str:
-    return "within" if held else "OVER"

@@ -4,19 +4,38 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import fields
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from anonnet.bench import chain, memory, parts, plots, relay, report, scaling, sockets, tables
+from anonnet.bench import (
+    chain,
+    emission,
+    footprint,
+    memory,
+    parts,
+    plots,
+    relay,
+    report,
+    scaling,
+    sockets,
+    verdicts,
+)
 from anonnet.bench.parts import CELLS, Chain, Parts
-from anonnet.bench.report import Node, Relay, Report
+from anonnet.bench.report import Micro, Node, Relay, Report
 from anonnet.cli import main
+from anonnet.errors import OperatorError
 from anonnet.lab.place import CALLER
 from anonnet.proto.profile import Schedule, parse_profile
 from anonnet.spec import FORMATS, NARROW, WIDE, Format
+from tests.lab.live import until
 
 
 @pytest.mark.parametrize("fmt", FORMATS.values(), ids=FORMATS)
@@ -72,19 +91,130 @@ def test_the_cost_by_hand_is_positive_and_grows_with_routes() -> None:
     assert 0 < scaling.cost(1, 1, 5) < scaling.cost(1, 500, 5) * 2
 
 
-def test_the_verdict_names_the_limit_that_is_broken() -> None:
+def a_relay(transport: str, cost: float, rate: str = "t3") -> Relay:
     run = relay.Forwarded(1, 0, 1.0, 0.0, 0.0, 0.0, 0.0, 0)
-    base = Report(report.SCHEMA, {})
-    assert not list(tables.verdict(base))
-    for cost, words in ((11.0, "within 12"), (13.0, "OVER 12")):
-        base.node = Node([Relay("t3", "raw", 0, 1, 1, cost, 1e6 / cost, [run])], {}, {})
-        assert words in next(tables.verdict(base))
-    base.node.memory = {
-        "keeper": memory.ProcessMemory(500.0, 1.0),
-        "control": memory.ProcessMemory(30.0, 1.0),
-        "data plane": memory.ProcessMemory(40.0, 1.0),
-    }
-    assert "70 MiB resident, OVER 60" in list(tables.verdict(base))[1]
+    return Relay(rate, transport, 0, 1, 1, cost, 1e6 / cost, [run])
+
+
+IDLE = chain.Echoes(10, 0, 12.0, 12.0, 13.0)
+
+
+def a_flow(**other: Any) -> chain.Flow:
+    """A flow in which all is well; `other` replaces fields of it."""
+    good = chain.Flow(
+        mbit=(260.0,), share=0.9, resent=0, echoes=IDLE, key_ms=12.0, core={}, cpu_s_per_gb_padded=30.0,
+        cpu_s_per_gb_carried=60.0, skipped={"r1": 0, "r2": 0}, late={}, stalls_ms=[], stalls_excuse=0,
+    )  # fmt: skip
+    return replace(good, **other)
+
+
+def a_path(rate: str, transport: str = "raw", **other: Any) -> chain.Measured:
+    """A chain at which all is well; `other` replaces fields of it, or of its flow."""
+    names = {field.name for field in fields(chain.Flow)}
+    flow = a_flow(**{name: value for name, value in other.items() if name in names})
+    good = chain.Measured(
+        rate=rate, transport=transport, hops=3, delay_ms=0, wire_mbit=parse_profile(rate).rate_in / 1e6,
+        tick_ms=2.0, cells_per_tick=20, load=0.0, plain=None, up_s=1.0, circuit_ms=180.0, first_byte_s=1.5,
+        setup_ms=[], idle=IDLE, key_ms=12.0, get_ms=30.0, get_by_name_ms=50.0, flows={"down": flow},
+        memory={},
+    )  # fmt: skip
+    return replace(good, **{name: value for name, value in other.items() if name not in names})
+
+
+def judged(**groups: Any) -> list[str]:
+    return list(verdicts.verdicts(Report(report.SCHEMA, {}, **groups)))
+
+
+def missed(**groups: Any) -> list[str]:
+    """What misses its target, without the word that says so."""
+    return [line.split(maxsplit=1)[1] for line in judged(**groups) if line.startswith(verdicts.MISSED)]
+
+
+def test_no_verdict_about_what_was_not_measured() -> None:
+    assert judged() == []
+
+
+@pytest.mark.parametrize(
+    ("transport", "cost", "rest"),
+    [("raw", 11.9, []), ("udp", 6.9, []), ("raw", 12.4, ["relay, raw: 12.4 us"])],
+)
+def test_verdicts_on_a_relay(transport: str, cost: float, rest: list[str]) -> None:
+    found = missed(node=Node([a_relay(transport, cost)], {}, {}))
+    assert [line[: len(text)] for line, text in zip(found, rest, strict=True)] == rest
+
+
+def test_a_relay_is_judged_by_what_it_switches_at_its_best() -> None:
+    slow, fast = a_relay("udp", 9.0), a_relay("udp", 7.0, "250m")
+    assert len(missed(node=Node([slow], {}, {}))) == 2
+    assert len(missed(node=Node([slow, fast], {}, {}))) == 1
+
+
+def test_own_part_of_a_cell_is_what_neither_kernel_nor_ciphers_take() -> None:
+    part = Parts(seal=0.5, open=0.5, encipher=1.0, decipher=1.0, switch=4.0, kept_blocks=0, peak_kib=1)
+    kernel = {"raw": sockets.SocketCost(1.0, 0.5)}
+    micro = Micro({"wide": part}, {"wide": kernel})
+    (hot,) = missed(micro=micro)
+    assert "4.00 us (at most 3.50)" in hot
+    (_, real) = missed(micro=micro, node=Node([a_relay("raw", 9.0)], {}, {}))
+    assert "5.5 us a cell (at most 3.5)" in real
+
+
+def test_verdicts_on_an_idle_nodes_memory_leave_the_keeper_out() -> None:
+    def node(mib: float) -> Node:
+        sizes = {"keeper": 500.0, "control": 30.0, "data plane": mib}
+        return Node([], {}, {name: memory.ProcessMemory(size, 1.0) for name, size in sizes.items()})
+
+    assert missed(node=node(29.0)) == []
+    assert "70 MiB" in missed(node=node(40.0))[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        (a_path("t3"), []),
+        (a_path("t3", circuit_ms=190.0), ["a circuit"]),
+        (a_path("t3", first_byte_s=2.1), ["first byte"]),
+        (a_path("modem", first_byte_s=9.0), []),
+        (a_path("t3", tick_ms=1.0), ["8 ticks"]),
+        (a_path("100m", get_ms=48.0), ["small page"]),
+        (a_path("t3", get_ms=48.0), []),
+        (a_path("250m", "udp"), []),
+        (a_path("250m", "udp", skipped={"r1": 0, "r2": 3}), ["ticks skipped by one node"]),
+        (a_path("150m", share=0.84, mbit=(126.0,)), ["goodput", "goodput of a single circuit"]),
+        (a_path("150m", cpu_s_per_gb_padded=41.0), ["CPU"]),
+        (a_path("t3", delay_ms=20), []),
+        (a_path("t3", delay_ms=20, share=0.79), ["goodput down"]),
+        (a_path("t3", share=0.79), []),
+        (a_path("t3", echoes=chain.Echoes(9, 0, 25.0, 25.0, 26.0)), ["echo beside"]),
+    ],
+)  # fmt: skip
+def test_verdicts_on_a_chain(path: chain.Measured, words: list[str]) -> None:
+    found = missed(lab=[path])
+    assert len(found) == len(words), found
+    for line, word in zip(found, words, strict=True):
+        assert word in line
+
+
+def test_verdicts_on_growth() -> None:
+    costs = [scaling.Cost(1, 1, 2.0), scaling.Cost(1, 64, 2.0), scaling.Cost(1, 500, 2.2)]
+    costs += [scaling.Cost(64, 64, 2.4), scaling.Cost(64, 500, 2.5)]
+    (line,) = missed(scaling=scaling.Scaling(costs, []))
+    assert "1 to 64 links with 64 routes, times: 1.20" in line
+    assert missed(footprint=footprint.Footprint(7_900, 190_000)) == []
+    assert len(missed(footprint=footprint.Footprint(8_100, 210_000))) == 2
+
+
+@pytest.mark.parametrize(("std", "found", "number"), [(90.0, False, 0), (110.0, False, 1), (90.0, True, 1)])
+def test_verdicts_on_emission(std: float, found: bool, number: int) -> None:
+    run = emission.Run(10_000, 0.5, 0.5, 80.0, std, 0.0, 0.0)
+    record = emission.Emission("20m:1ms", 1.0, [run], found, False, [], [])
+    assert len(missed(emission=record)) == number
+
+
+def test_routes_and_links_take_some_memory() -> None:
+    found = footprint.measure()
+    assert found.route > 1000
+    assert found.link > 1232, "more than a datagram"
 
 
 @pytest.mark.root
@@ -141,12 +271,14 @@ def test_the_command_writes_what_it_prints_and_draws(tmp_path: Path) -> None:
         if group == "node":
             total = written["node"]["relays"][0]["cpu_us"]
             assert f"relay, raw: {total:.1f} us" in result.output
+            assert written["node"]["bare"]["100m raw"]["cpu_us"] > 0
         elif group == "lab":
             (path,) = written["lab"]
             assert path["idle"]["lost"] < path["idle"]["sent"] / 5
             assert 0.3 < path["flows"]["down"]["share"] < 1
             assert path["flows"]["down"]["cpu_s_per_gb_padded"] > 0
             assert path["plain"]["mbit"] > path["flows"]["down"]["mbit"][0]
+            assert 0 < path["circuit_ms"] < 1000 * path["up_s"]
             assert (tmp_path / "bench-lab.svg").stat().st_size > 1000
         else:
             for run in written["emission"]["runs"]:
@@ -160,8 +292,70 @@ def test_the_command_shows_again_what_it_wrote(tmp_path: Path) -> None:
     again = CliRunner().invoke(main, ["bench", "--from", str(file), "--plot", str(tmp_path / "plots")])
     assert "encipher" in again.output
     assert [path.name for path in (tmp_path / "plots").iterdir()] == ["bench-micro.svg"]
-    file.write_text("{}")
-    assert "no record of a benchmark" in CliRunner().invoke(main, ["bench", "--from", str(file)]).output
+    before = file.read_text()
+    for spoilt, says in (
+        ("{}", "no record of a benchmark"),
+        (before[:-20], "no record of a benchmark"),
+        ("\udcff", "no record of a benchmark"),
+        (before.replace('"schema": 3', '"schema": 2'), "a record of schema 2"),
+    ):
+        file.write_bytes(spoilt.encode(errors="surrogateescape"))
+        refused = CliRunner().invoke(main, ["bench", "--from", str(file)])
+        assert refused.exit_code == 1
+        assert says in refused.output
+
+
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+def test_what_cannot_be_written_is_said_before_anything_is_measured(option: str) -> None:
+    result = CliRunner().invoke(main, ["bench", "micro", option, "/proc/nothing/here"])
+    assert result.exit_code == 1
+    assert "/proc/nothing/here cannot be" in result.output
+    assert "micro:" not in result.output
+
+
+def test_pictures_without_matplotlib_are_refused_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(plots, "find_spec", lambda _: None)
+    result = CliRunner().invoke(main, ["bench", "micro", "--plot", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "pip install" in result.output
+
+
+def test_who_may_not_make_namespaces_is_told_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    result = CliRunner().invoke(main, ["bench"])
+    assert result.exit_code == 1
+    assert "sudo" in result.output
+    assert "micro:" not in result.output
+
+
+def test_what_was_measured_before_a_part_fails_is_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def paths(*_: object) -> Iterator[chain.Measured]:
+        yield a_path("t3")
+        raise OperatorError("the second chain fails", "")
+
+    monkeypatch.setattr(report, "_lab", paths)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    file = tmp_path / "bench.json"
+    assert CliRunner().invoke(main, ["bench", "lab", "--json", str(file)]).exit_code == 1
+    assert [path.name for path in report.load(file.read_bytes()).lab] == ["t3 raw"]
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_leaves_nothing(number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "anonnet.cli", "bench", "lab", "--quick"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        until(lambda: left_behind(process.pid), 60, "its namespaces")
+        process.send_signal(number)
+        assert process.communicate(timeout=60)[1].endswith("interrupted\n")
+    assert process.returncode == 130
+    assert left_behind(process.pid) == []
 
 
 def test_a_plot_of_everything_is_drawn(tmp_path: Path) -> None:
@@ -170,7 +364,7 @@ def test_a_plot_of_everything_is_drawn(tmp_path: Path) -> None:
     assert [path.name for path in plots.draw(everything, tmp_path)] == ["bench-scaling.svg"]
 
 
-def left_behind() -> list[Path]:
-    """Namespaces and directories of this process's benchmarks."""
-    mine = f"anbench{os.getpid()}-*"
-    return [*Path("/run/netns").glob(mine), *Path("/run").glob(f"anonnet-bench-{os.getpid()}")]
+def left_behind(pid: int | None = None) -> list[Path]:
+    """Namespaces and directories of a process's benchmarks, this one's unless said otherwise."""
+    pid = pid or os.getpid()
+    return [*Path("/run/netns").glob(f"anbench{pid}-*"), *Path("/run").glob(f"anonnet-bench-{pid}")]
