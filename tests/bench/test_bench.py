@@ -360,8 +360,14 @@ def test_interrupted_it_leaves_nothing(number: signal.Signals) -> None:
 
 def test_a_plot_of_everything_is_drawn(tmp_path: Path) -> None:
     costs = [scaling.Cost(1, 1, 2.0), scaling.Cost(64, 500, 6.0)]
-    everything = Report(report.SCHEMA, {}, scaling=scaling.Scaling(costs, []))
-    assert [path.name for path in plots.draw(everything, tmp_path)] == ["bench-scaling.svg"]
+    everything = Report(
+        report.SCHEMA, {}, node=Node([a_relay("raw", 9.0)], {"100m raw": relay.Bare(1, 4.0)}, {}),
+        lab=[a_path("t3"), a_path("t3", delay_ms=20)], scaling=scaling.Scaling(costs, [a_path("10m")]),
+    )  # fmt: skip
+    drawn = plots.draw(everything, tmp_path)
+    assert [path.name for path in drawn] == ["bench-node.svg", "bench-scaling.svg", "bench-lab.svg"]
+    by_hand = Report(report.SCHEMA, {}, scaling=scaling.Scaling(costs, []))
+    assert [path.name for path in plots.draw(by_hand, tmp_path / "new")] == ["bench-scaling.svg"]
 
 
 def left_behind(pid: int | None = None) -> list[Path]:
