@@ -10,13 +10,14 @@ from typing import Final
 
 import msgspec
 
-from anonnet.bench import chain, emission, footprint, memory, parts, relay, scaling, sockets
+from anonnet.bench import chain, emission, footprint, memory, parts, proxy, relay, scaling, sockets
 from anonnet.bench.chain import Measured
 from anonnet.bench.children import require_root
 from anonnet.bench.emission import Emission
 from anonnet.bench.footprint import Footprint
 from anonnet.bench.memory import ProcessMemory
 from anonnet.bench.parts import Parts
+from anonnet.bench.proxy import Proxied
 from anonnet.bench.relay import Bare, Forwarded
 from anonnet.bench.scaling import Scaling
 from anonnet.bench.sockets import SocketCost
@@ -29,7 +30,7 @@ SCHEMA: Final = 3
 GROUPS: Final = {  # name -> what it measures, for a person
     "micro": "stages of a hop one by one, and the kernel's share",
     "node": "a relay between two generators; an idle node's memory",
-    "lab": "a host's traffic through a chain of real nodes",
+    "lab": "a host's traffic through a chain of real nodes; the SOCKS proxy",
     "scaling": "cost by links, routes and nodes",
     "emission": "whether moments of emission say that a host is busy (8 minutes)",
 }
@@ -46,6 +47,8 @@ CHAINS: Final = (  # rate, transport, delay of each link in ms
     ("100m", "raw", 0), ("100m:1ms", "raw", 0), ("150m", "raw", 0), ("250m", "udp", 0),
 )  # fmt: skip
 QUICK_CHAINS: Final = (("10m", "raw", 0),)
+PROXY: Final = ("100m", "raw", 10.0, 3)  # rate, transport, seconds of a download, how many
+QUICK_PROXY: Final = ("10m", "raw", 1.0, 1)
 RUNS_OF_EMISSION: Final = 20
 TICKS_OF_EMISSION: Final = 10_000
 SLOW: Final = 1_000_000  # bit/s: below, a chain is only pinged, and loaded one way
@@ -88,6 +91,7 @@ class Report(msgspec.Struct, omit_defaults=True):
     micro: Micro | None = None
     node: Node | None = None
     lab: list[Measured] = []
+    proxy: Proxied | None = None
     scaling: Scaling | None = None
     footprint: Footprint | None = None
     emission: Emission | None = None
@@ -119,6 +123,9 @@ def measure(
                 for path in _lab(quick, say):
                     report.lab.append(path)
                     keep(report)
+                rate, transport, of_seconds, runs = QUICK_PROXY if quick else PROXY
+                say(f"  SOCKS proxy at {rate}, {transport}")
+                report.proxy = proxy.measure(rate, transport, of_seconds, runs)
             case "scaling":
                 report.footprint = footprint.measure()
                 report.scaling = scaling.measure(ticks // 10, seconds, os.geteuid() == 0 and not quick, say)

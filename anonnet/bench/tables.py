@@ -11,6 +11,7 @@ from rich.table import Table
 from anonnet.bench.chain import Flow, Measured
 from anonnet.bench.emission import Emission
 from anonnet.bench.footprint import Footprint
+from anonnet.bench.proxy import Proxied
 from anonnet.bench.report import TRANSPORTS, Micro, Node, Report
 from anonnet.bench.scaling import Scaling
 
@@ -23,6 +24,8 @@ def tables(report: Report) -> Iterator[Table]:
         yield from _node(report.node)
     if report.lab:
         yield from _lab(report.lab)
+    if report.proxy:
+        yield _proxy(report.proxy)
     if report.scaling:
         yield from _scaling(report.scaling)
     if report.footprint:
@@ -112,6 +115,16 @@ def _memory(one: Measured) -> Table:
                 for p in ("keeper", "control", "data plane")
             ),
         )
+    return table
+
+
+def _proxy(one: Proxied) -> Table:
+    title = f"SOCKS proxy in a host's tunnel: downloads at {one.rate} {one.transport}"
+    table = Table("", "Mbit/s", "CPU s/GB: proxy", "caller's data plane", title=title)
+    mbit, caller = (one.mbit, one.mbit_plain), (one.cpu_s_per_gb_caller, one.cpu_s_per_gb_caller_plain)
+    for name, number in (("through the proxy", 0), ("without it", 1)):
+        own = "" if number else f"{one.cpu_s_per_gb:.1f}"
+        table.add_row(name, f"{mbit[number]:.4g}", own, f"{caller[number]:.1f}")
     return table
 
 

@@ -278,6 +278,9 @@ def test_the_command_writes_what_it_prints_and_draws(tmp_path: Path) -> None:
             assert 0.3 < path["flows"]["down"]["share"] < 1
             assert path["flows"]["down"]["cpu_s_per_gb_padded"] > 0
             assert path["plain"]["mbit"] > path["flows"]["down"]["mbit"][0]
+            proxied = written["proxy"]
+            assert 0 < proxied["mbit"] < proxied["wire_mbit"]
+            assert proxied["cpu_s_per_gb"] > 0
             assert 0 < path["circuit_ms"] < 1000 * path["up_s"]
             assert (tmp_path / "bench-lab.svg").stat().st_size > 1000
         else:
