@@ -62,7 +62,7 @@ OPT ?= /opt/anonnet
 DESTDIR ?=
 PIP_ARGS ?=
 PURGE ?=
-UNITS := anonnet.service anonnet-tun.service anonnet-lockdown.service
+UNITS := anonnet.service anonnet-tun.service anonnet-lockdown.service anonnet-socks.service
 
 # The Python to make an environment with; pyenv's shims and the like come last.
 define find_python

@@ -28,6 +28,7 @@ from anonnet.errors import OperatorError
 from anonnet.node import api
 from anonnet.node.client import Client
 from anonnet.node.config import check_listen, load
+from anonnet.node.notify import Notifier
 from anonnet.node.peers import find_node, read_peers, require_link
 from anonnet.node.privileges import User, become, die_with_parent, find_user
 from anonnet.node.sections import Config
@@ -70,6 +71,7 @@ def socks(
     user = find_user(config.node.user)
     exit_id = exit_ if exit_ in (None, "auto") else find_node(peers, exit_)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # undo then, too
+    notifier = Notifier.take(os.environ, os.getpid())
     number = circuits or config.socks.circuits
     by = Isolation.USER if number > 1 else Isolation.OFF
     request = api.Up(exit=exit_id, wait=wait, circuits=number, isolate=by.value)
@@ -77,7 +79,9 @@ def socks(
     with _bound(where) as sock, announced(config.node.run_dir, shown):
         echo = click.echo if verbose else quiet
         with _tunnel(config, user, request, echo) as tunnel:
+            sock.listen()  # who comes from now on is heard
             click.echo(f"SOCKS 5 at {shown}, through {tunnel.device}")
+            notifier.say("READY=1", f"STATUS=at {shown}, through {tunnel.device}")
             _serve(sock, tunnel, config, user)
 
 

@@ -58,6 +58,7 @@ WantedBy=sysinit.target
 """
 RATE: Final = "t1"
 EXPOSURE: Final = 3.0
+PROXY: Final = "socks5h://127.0.0.1:1080"
 
 
 @pytest.fixture(scope="module")
@@ -146,12 +147,13 @@ def leaked(wire: Wire) -> dict[str, int]:
 
 def test_units_are_sound(base: Path) -> None:
     names = sorted(path.name for path in (tree.ROOT / "systemd").glob("*.service"))
-    assert names == ["anonnet-lockdown.service", "anonnet-tun.service", "anonnet.service"]
+    assert names == [f"anonnet{name}.service" for name in ("-lockdown", "-socks", "-tun", "")]
     units = [f"/usr/local/lib/systemd/system/{name}" for name in names]
     assert tree.run(base, "sh", "-c", f"systemd-analyze verify {' '.join(units)} 2>&1") == ""
-    said = tree.run(base, "systemd-analyze", "security", "--offline=true", units[-1])
-    exposure = float(said.splitlines()[-1].split(": ")[1].split()[0])
-    assert exposure <= EXPOSURE, said
+    for serves in (units[1], units[3]):
+        said = tree.run(base, "systemd-analyze", "security", "--offline=true", serves)
+        exposure = float(said.splitlines()[-1].split(": ")[1].split()[0])
+        assert exposure <= EXPOSURE, said
 
 
 def test_without_lockdown_the_wire_shows_every_probe_of_the_boot(guest: Guest, wire: Wire) -> None:
@@ -162,6 +164,36 @@ def test_without_lockdown_the_wire_shows_every_probe_of_the_boot(guest: Guest, w
         assert not unseen, "these probes prove nothing, since they are not seen when nothing is up"
         assert guest.unit("anonnet", "NRestarts") == "0"
         assert guest.unit("anonnet-lockdown", "ConditionResult") == "no"
+
+
+def test_the_proxy_comes_back_whatever_dies_and_leaves_nothing(guest: Guest, lab: LiveLab) -> None:
+    def fetched() -> bool:
+        page = ("-o", "/dev/null", "http://web.lab/")
+        return not guest.run("curl", "-sS", "--fail", "-m", "20", "--proxy", PROXY, *page).returncode
+
+    def network() -> list[str]:
+        return [guest.out("nft", "list", "tables"), *(guest.out("ip", v, "rule") for v in ("-4", "-6"))]
+
+    with guest.booted():
+        until(lambda: links_up(guest), 60, "the node, started at boot")
+        before, seen = network(), len(lab.access_log())
+        guest.out("systemctl", "start", "anonnet-socks")
+        assert guest.unit("anonnet-socks", "StatusText") == "at 127.0.0.1:1080, through anonsocks0"
+        assert fetched()
+        new = lab.access_log()[seen:]
+        assert lab.address("x1") in new
+        assert OWN not in new
+
+        guest.kill("anonnet-socks", signal.SIGKILL)
+        until(lambda: guest.unit("anonnet-socks", "NRestarts") == "1", 30, "a restart of the killed proxy")
+        until(fetched, 60, "the proxy to serve again")
+        guest.kill("anonnet", signal.SIGKILL)
+        until(lambda: int(guest.unit("anonnet-socks", "NRestarts")) > 1, 30, "the proxy's end with its node")
+        until(fetched, 60, "the proxy to serve again")
+
+        guest.out("systemctl", "stop", "anonnet-socks")
+        assert guest.unit("anonnet-socks", "Result") == "success"
+        assert network() == before
 
 
 def test_from_the_first_packet_of_a_boot_to_the_last_before_off(
