@@ -5,7 +5,7 @@ from __future__ import annotations
 import random as stdlib_random
 from dataclasses import replace
 from ipaddress import IPv4Address
-from itertools import permutations
+from itertools import permutations, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from anonnet.ids import NodeId
 from anonnet.proto.guards import GUARD_DAYS, Guards, guards_wanted
 from anonnet.proto.path import KnownNode, related
 from anonnet.proto.rebuild import RebuildBudget
-from anonnet.sim.adversary import figures, theory
+from anonnet.sim.adversary import bounds, figures, theory
 from anonnet.sim.adversary.model import DAYS, EXITS, Attack, Budget, Kept, Network, Policy, guards
 from anonnet.sim.adversary.month import Month, play
 
@@ -234,3 +234,10 @@ def test_figures_are_the_same_to_the_byte(tmp_path: Path) -> None:
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(one, other, strict=True))
     shown = {path.name for path in (Path(__file__).parents[2] / "docs/img").glob("adversary-*.svg")}
     assert shown == {path.name for path in one}
+
+
+def test_the_bounds_of_the_page_are_those_of_the_command() -> None:
+    page = (Path(__file__).parents[2] / "docs/adversary.md").read_text().splitlines()
+    table = list(takewhile(bool, bounds.tables()))
+    assert len(table) == 2 + len(bounds.SHARES)
+    assert [line for line in table if line not in page] == []

@@ -1,11 +1,14 @@
-"""Print the table of docs/adversary.md, or draw its figures: python -m anonnet.sim.adversary [--plot DIR]."""
+"""Print the tables of docs/adversary.md, or draw its figures.
+
+python -m anonnet.sim.adversary [--bounds | --plot DIR]
+"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from anonnet.sim.adversary import figures
+from anonnet.sim.adversary import bounds, figures
 from anonnet.sim.adversary.model import DAYS, Attack
 
 
@@ -16,10 +19,15 @@ def main() -> None:
     parser.add_argument(
         "--callers", type=int, default=figures.CALLERS, help="for each share of corrupt relays"
     )
+    parser.add_argument("--bounds", action="store_true", help="only the tables that need no playing")
     arguments = parser.parse_args()
     if arguments.plot:
         for path in figures.draw(arguments.plot, arguments.callers):
             print(path)
+        return
+    for line in bounds.tables():
+        print(line)
+    if arguments.bounds:
         return
     print("| routes | attack | policy | ever compromised | share of time | service | builds a day | exits |")
     print("|---|---|---|---|---|---|---|---|")
