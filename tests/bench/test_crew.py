@@ -1,10 +1,13 @@
-"""The relay on whose figures `data_plane.threads` rests does forward, with any number of threads."""
+"""What figures of `data_plane.threads` rest on: the relay forwards, cells come from another core."""
 
 from __future__ import annotations
 
+import os
+from dataclasses import astuple
+
 import pytest
 
-from anonnet.bench import crew
+from anonnet.bench import caches, crew
 from anonnet.proto.engine import NATIVE
 
 
@@ -26,3 +29,12 @@ def test_it_forwards_what_comes() -> None:
     assert sum(route.missing for route in routes) < 2 * 2 * 32, (
         "but for what is missing before the first cells"
     )
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is no other core here")
+def test_cells_of_another_core_are_read_and_nothing_is_left_of_it() -> None:
+    cores = os.sched_getaffinity(0)
+    assert min(astuple(caches.measure(20))) > 0
+    assert os.sched_getaffinity(0) == cores
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
