@@ -36,6 +36,8 @@ def fork(work: Callable[[], None], space: str | None = None) -> int:
     if pid == 0:
         try:
             die_with_parent(signal.SIGKILL)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C is for the parent, which then ends us
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             if space is not None:
                 netns.pushns(space)
             work()
