@@ -32,12 +32,18 @@ def require_root() -> None:
 
 def fork(work: Callable[[], None], space: str | None = None) -> int:
     """Do something for ever in a process of its own, in a network namespace if one is named."""
-    pid = os.fork()
+    # KeyboardInterrupt would be lost while Python forks; and ^C is for the parent, which then ends the child.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        pid = os.fork()
+        if pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     if pid == 0:
         try:
             die_with_parent(signal.SIGKILL)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C is for the parent, which then ends us
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             if space is not None:
                 netns.pushns(space)
             work()
