@@ -30,8 +30,7 @@ int take_key(PyObject *object, const uint8_t **key)
 EVP_CIPHER_CTX *context_new(const EVP_CIPHER *cipher, const uint8_t *key, bool encrypt)
 {
     EVP_CIPHER_CTX *context = EVP_CIPHER_CTX_new();
-    if (context == NULL || EVP_CipherInit_ex2(context, cipher, key, NULL, encrypt, NULL) != 1 ||
-        EVP_CIPHER_CTX_set_padding(context, 0) != 1) {
+    if (context == NULL || EVP_CipherInit_ex2(context, cipher, key, NULL, encrypt, NULL) != 1) {
         EVP_CIPHER_CTX_free(context);
         openssl_failed();
         return NULL;

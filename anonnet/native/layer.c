@@ -34,13 +34,25 @@ static int hash(LayerObject *self, uint32_t slot, const uint8_t *right, size_t l
     return 0;
 }
 
+/* Only a context for blocks is told not to pad: it would tell its cipher again, by name, with each nonce it is given. */
+static EVP_CIPHER_CTX *unpadded(const uint8_t *key, bool encrypt)
+{
+    EVP_CIPHER_CTX *context = context_new(aes_ecb, key, encrypt);
+    if (context != NULL && EVP_CIPHER_CTX_set_padding(context, 0) != 1) {
+        EVP_CIPHER_CTX_free(context);
+        openssl_failed();
+        return NULL;
+    }
+    return context;
+}
+
 /* target = AES(source xor m) xor m, either way. Who enciphers never deciphers: only one of the two is ever made. */
 static int block(LayerObject *self, bool enciphers, const uint8_t m[16], const uint8_t *source, uint8_t *target)
 {
     EVP_CIPHER_CTX **context = enciphers ? &self->block : &self->unblock;
     uint8_t x[16];
     int done = 0;
-    if (*context == NULL && (*context = context_new(aes_ecb, self->block_key, enciphers)) == NULL)
+    if (*context == NULL && (*context = unpadded(self->block_key, enciphers)) == NULL)
         return -1;
     for (int i = 0; i < 16; i++)
         x[i] = source[i] ^ m[i];
