@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
-from anonnet.net.mmsg import Receiver, Sender, send_one
+from anonnet.net.mmsg import BATCH, Receiver, Sender, send_one
 from anonnet.net.tunfile import TunFile
 from anonnet.proto.lane import PlaneLink
 from anonnet.proto.orders import AttachTun, DetachTun, Order, Report, Stop
@@ -25,7 +25,7 @@ from anonnet.proto.pacer import LEAD_BASE_NS, Beat
 from anonnet.proto.plane import Plane
 
 IDLE_NS: Final = 200_000_000  # longest sleep: nothing depends on it
-DATAGRAMS: Final = 32  # received at once; what one batch costs is how late a tick may be
+AT_ONCE_NS: Final = 320_000  # what a batch of datagrams may be expected to take: how late a tick may be
 NAP_S: Final = 0.01  # longest time that a relay leaves what comes unread
 
 
@@ -61,6 +61,7 @@ class Driver:
         self._waiting: list[tuple[Beat, list[PlaneLink]]] = []  # sealed, not yet due
         self._running = True
         self._emptied = True  # nothing was left unread when the last batch was sealed
+        self._at_once = min(BATCH, AT_ONCE_NS // plane.engine.lead_cell_ns)
         self._watched: list[int] = []
         self._watch()
 
@@ -114,8 +115,10 @@ class Driver:
 
     def _catch_up(self, until: int) -> None:
         """Take in all that has come, while there is time: it may go out with the batch about to be sealed."""
-        while self._take_in(self._watched, 0):
-            if self._clock() >= until:
+        more = True
+        while more:
+            more = self._take_in(self._watched, 0)
+            if more and self._clock() >= until:
                 self._emptied = False
                 return
         self._emptied = True
@@ -123,30 +126,35 @@ class Driver:
     def _attend(self, seconds: float) -> None:
         """Wait until the next thing is due, or for input if this is the time for it."""
         if self._waiting:
-            self._take_in((), seconds)
+            time.sleep(seconds)
         elif seconds <= NAP_S and self._emptied and not self._tuns:
             self._take_in((self._orders.fileno(),), seconds)
         else:
             self._take_in(self._watched, seconds)
 
     def _take_in(self, watched: Sequence[int], seconds: float) -> bool:
-        """Wait for input and take in one small batch of each kind; False if none came."""
+        """Wait for input and take in one small batch of each kind; whether there may be more."""
         ready, _, _ = select.select(watched, (), (), seconds)
+        if not ready:
+            return False
         plane = self._plane
+        more = False
         for fd in ready:
             receiver = self._receivers.get(fd)
             if receiver is not None:
-                receiver.receive(DATAGRAMS)
+                full = receiver.receive(self._at_once)
+                more |= full or not receiver.inbox.lengths  # an error stood before what may have come
                 plane.receive(receiver.inbox, self._clock())
-            elif fd in self._roles:
-                self._read_tun(fd)
             else:
-                self._obey()
-        if ready:
-            self._write_tuns()
-            if plane.reports:
-                self._report()
-        return bool(ready)
+                more = True
+                if fd in self._roles:
+                    self._read_tun(fd)
+                else:
+                    self._obey()
+        self._write_tuns()
+        if plane.reports:
+            self._report()
+        return more
 
     def _report(self) -> None:
         reports = self._plane.reports

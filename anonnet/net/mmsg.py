@@ -23,6 +23,10 @@ MAX_SEGMENTS: Final = 52  # 52 wide datagrams fit in the 65,507 bytes of one UDP
 IPV4_HEADER_LEN: Final = 20  # a raw IPv4 socket gives the header too; one with options is not ours
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
+_recvmmsg: Final = _libc.recvmmsg
+_recvmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
+_sendmmsg: Final = _libc.sendmmsg
+_sendmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
 
 
 class _Iovec(ctypes.Structure):
@@ -44,8 +48,9 @@ class _Mmsghdr(ctypes.Structure):
     )
 
 
-assert ctypes.sizeof(_Mmsghdr) == 64
-_LENGTHS: Final = slice(_Mmsghdr.len.offset // 4, None, ctypes.sizeof(_Mmsghdr) // 4)
+_MMSGHDR_LEN: Final = ctypes.sizeof(_Mmsghdr)
+assert _MMSGHDR_LEN == 64
+_LENGTHS: Final = slice(_Mmsghdr.len.offset // 4, None, _MMSGHDR_LEN // 4)
 
 _NAME_LEN: Final = 28  # sockaddr_in6, the longer one
 _SOCKADDR4: Final = struct.Struct("=H2s4s8x")
@@ -88,7 +93,7 @@ class Receiver:
         memory = (ctypes.c_char * len(self.inbox.memory)).from_buffer(self.inbox.memory)
         names = (ctypes.c_char * len(self._names)).from_buffer(self._names)
         self._iovecs = (_Iovec * BATCH)()
-        self._block = bytearray(BATCH * ctypes.sizeof(_Mmsghdr))
+        self._block = bytearray(BATCH * _MMSGHDR_LEN)
         self._headers = (_Mmsghdr * BATCH).from_buffer(self._block)
         self._lengths = memoryview(self._block).cast("I")[_LENGTHS]
         for i in range(BATCH):
@@ -101,7 +106,7 @@ class Receiver:
 
     def receive(self, limit: int = BATCH) -> bool:
         """Fill the inbox with what has come; True when `limit` datagrams came and more may wait."""
-        count = _libc.recvmmsg(self._fd, ctypes.c_void_p(self._address), limit, MSG_DONTWAIT, None)
+        count = _recvmmsg(self._fd, self._address, limit, MSG_DONTWAIT, None)
         if count <= 0:
             self.inbox.lengths = ()
             return False
@@ -144,11 +149,12 @@ class Sender:
             self._headers[i].iov = ctypes.addressof(self._iovecs[i])
             self._headers[i].iovlen = 1
         self._address = ctypes.addressof(self._headers)
-        self._laid_out = 0
+        self._laid_out = self._messages = 0
 
     def _lay_out(self, ready: int) -> None:
         """Say how many datagrams each message has; the same tick after tick once a link is up."""
         self._laid_out = ready
+        self._messages = -(-ready // self._per_message)
         for i, header in enumerate(self._headers):
             held = max(0, min(ready - i * self._per_message, self._per_message))
             self._iovecs[i].len = held * self._length
@@ -162,11 +168,9 @@ class Sender:
             return 0
         if ready != self._laid_out:
             self._lay_out(ready)
-        messages = -(-ready // self._per_message)
-        done = 0
+        done, messages = 0, self._messages
         while done < messages:
-            address = ctypes.c_void_p(self._address + done * ctypes.sizeof(_Mmsghdr))
-            sent = _libc.sendmmsg(self._fd, address, messages - done, 0)
+            sent = _sendmmsg(self._fd, self._address + done * _MMSGHDR_LEN, messages - done, 0)
             if sent < 0:
                 number = ctypes.get_errno()
                 if number != errno.EINTR:

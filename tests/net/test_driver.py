@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from anonnet.net.driver import NAP_S, Driver
+from anonnet.net.mmsg import BATCH
 from anonnet.proto import orders as o
 from anonnet.proto.pacer import LEAD_BASE_NS
 from anonnet.proto.plane import Plane
@@ -73,6 +74,7 @@ class Bench:
         self._left = 0
         self._select = select.select
         monkeypatch.setattr("anonnet.net.driver.select.select", self._wait)
+        monkeypatch.setattr("anonnet.net.driver.time.sleep", lambda seconds: self._wait((), (), (), seconds))
 
     def _wait(self, watched: Sequence[int], _w: object, _x: object, seconds: float) -> object:
         (beat,) = self.plane.beats.values()
@@ -131,6 +133,18 @@ def test_nothing_is_taken_in_while_a_sealed_batch_waits(bench: Bench) -> None:
     assert len(looks) > 3
     assert min(look.ahead for look in looks) >= LEAD_BASE_NS
     assert bench.plane._intake.unknown == 1, "but it is taken in"
+
+
+def test_all_that_has_come_is_taken_in_before_a_batch_is_sealed(bench: Bench) -> None:
+    """However many there are: one look more than they fill, each of as many as the socket gives at once."""
+    bench.link()
+    for _ in range(3 * BATCH):
+        bench.wire.sendto(b"from a stranger", bench.wire.getsockname())
+    bench.run(1000)
+    assert bench.plane._intake.unknown == 3 * BATCH
+    looks = [wait for wait in bench.waits if wait.watched == bench.everything]
+    ticks = len([wait for wait in bench.waits if not wait.watched])
+    assert len(looks) < ticks + 3 * BATCH // 8, "one is enough when little has come"
 
 
 def test_a_slow_link_does_not_keep_what_comes_unread_for_long(bench: Bench) -> None:
