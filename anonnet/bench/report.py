@@ -49,6 +49,7 @@ CHAINS: Final = (  # rate, transport, delay of each link in ms
 QUICK_CHAINS: Final = (("10m", "raw", 0),)
 PROXY: Final = ("100m", "raw", 10.0, 3)  # rate, transport, seconds of a download, how many
 QUICK_PROXY: Final = ("10m", "raw", 1.0, 1)
+SECONDS_OF_ROW: Final = 12.0  # of a download through 3 to 12 nodes
 RUNS_OF_EMISSION: Final = 20
 TICKS_OF_EMISSION: Final = 10_000
 SLOW: Final = 1_000_000  # bit/s: below, a chain is only pinged, and loaded one way
@@ -128,7 +129,8 @@ def measure(
                 report.proxy = proxy.measure(rate, transport, of_seconds, runs)
             case "scaling":
                 report.footprint = footprint.measure()
-                report.scaling = scaling.measure(ticks // 10, seconds, os.geteuid() == 0 and not quick, say)
+                nodes = os.geteuid() == 0 and not quick
+                report.scaling = scaling.measure(ticks // 10, SECONDS_OF_ROW, nodes, say)
             case "emission":
                 runs, of_ticks = (2, 1000) if quick else (RUNS_OF_EMISSION, TICKS_OF_EMISSION)
                 report.emission = emission.measure(runs, of_ticks)

@@ -185,10 +185,10 @@ def test_the_proxy_comes_back_whatever_dies_and_leaves_nothing(guest: Guest, lab
         assert OWN not in new
 
         guest.kill("anonnet-socks", signal.SIGKILL)
-        until(lambda: guest.unit("anonnet-socks", "NRestarts") == "1", 30, "a restart of the killed proxy")
+        until(lambda: guest.unit("anonnet-socks", "NRestarts") == "1", 60, "a restart of the killed proxy")
         until(fetched, 60, "the proxy to serve again")
         guest.kill("anonnet", signal.SIGKILL)
-        until(lambda: int(guest.unit("anonnet-socks", "NRestarts")) > 1, 30, "the proxy's end with its node")
+        until(lambda: int(guest.unit("anonnet-socks", "NRestarts")) > 1, 60, "the proxy's end with its node")
         until(fetched, 60, "the proxy to serve again")
 
         guest.out("systemctl", "stop", "anonnet-socks")
