@@ -180,7 +180,8 @@ def test_verdicts_on_an_idle_nodes_memory_leave_the_keeper_out() -> None:
         (a_path("t3", get_ms=48.0), []),
         (a_path("250m", "udp"), []),
         (a_path("250m", "udp", skipped={"r1": 0, "r2": 3}), ["ticks skipped by one node"]),
-        (a_path("150m", share=0.84, mbit=(126.0,)), ["goodput", "goodput of a single circuit"]),
+        (a_path("150m", share=0.84), ["goodput"]),
+        (a_path("250m", "udp", mbit=(140.0,)), ["goodput of a single circuit"]),
         (a_path("150m", cpu_s_per_gb_padded=41.0), ["CPU"]),
         (a_path("t3", delay_ms=20), []),
         (a_path("t3", delay_ms=20, share=0.79), ["goodput down"]),
@@ -193,6 +194,10 @@ def test_verdicts_on_a_chain(path: chain.Measured, words: list[str]) -> None:
     assert len(found) == len(words), found
     for line, word in zip(found, words, strict=True):
         assert word in line
+
+
+def test_of_several_chains_the_best_circuit_counts() -> None:
+    assert missed(lab=[a_path("150m", mbit=(130.0,)), a_path("250m", "udp", mbit=(210.0,))]) == []
 
 
 def test_verdicts_on_growth() -> None:
