@@ -1,11 +1,11 @@
 """The loop that drives a data plane core: waits, receives, seals ahead of each deadline, emits on it.
 
-    sleep ... prepare_at: take in what has come, seal ... sleep ... deadline: emit
+    sleep ... prepare_at: take in what has come, seal ... sleep ... spin, deadline: emit
 
 No asyncio here, no garbage collection, no allocation that grows. Nothing is taken in while a sealed batch
-waits for its deadline, so what comes in cannot shift what goes out. A node that only relays does not look
-earlier than it must either: its cells are due at the next tick and not before, and to wake up for them costs
-as much as forwarding several. The ends of circuits take packets in as they come.
+waits for its deadline, so what comes in cannot shift what goes out. Nobody looks earlier than he must either:
+a relay's cells, and the packets in a TUN, are due at the next tick and not before, and to wake up for them
+costs as much as forwarding several. The ends of circuits take cells in as they come.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from anonnet.proto.plane import Plane
 
 IDLE_NS: Final = 200_000_000  # longest sleep: nothing depends on it
 AT_ONCE_NS: Final = 320_000  # what a batch of datagrams may be expected to take: how late a tick may be
-NAP_S: Final = 0.01  # longest time that a relay leaves what comes unread
+SPIN_NS: Final = 60_000  # before a deadline; how long it takes to wake up says how busy the host is
+NAP_S: Final = 0.01  # longest time that what is not due before the next tick is left unread
 
 
 class Orders(Protocol):
@@ -63,10 +64,12 @@ class Driver:
         self._emptied = True  # nothing was left unread when the last batch was sealed
         self._at_once = min(BATCH, AT_ONCE_NS // plane.engine.lead_cell_ns)
         self._watched: list[int] = []
+        self._urgent: list[int] = []  # of these, what cannot wait for the next tick
         self._watch()
 
     def _watch(self) -> None:
         self._watched = [self._orders.fileno(), *self._receivers, *self._roles]
+        self._urgent = [self._orders.fileno(), *(self._receivers if self._roles else ())]
 
     def run(self) -> None:
         """Drive until told to stop."""
@@ -75,11 +78,14 @@ class Driver:
             now = clock()
             wake = now + IDLE_NS
             for entry in self._waiting:
-                if entry[0].deadline <= now:
+                deadline = entry[0].deadline
+                if deadline - SPIN_NS <= now:
+                    while clock() < deadline:
+                        pass
                     self._emit(*entry)
                     self._waiting.remove(entry)
                     break
-                wake = min(wake, entry[0].deadline)
+                wake = min(wake, deadline - SPIN_NS)
             else:
                 sealed = [entry[0] for entry in self._waiting]
                 for beat in plane.beats.values():
@@ -124,13 +130,13 @@ class Driver:
         self._emptied = True
 
     def _attend(self, seconds: float) -> None:
-        """Wait until the next thing is due, or for input if this is the time for it."""
+        """Take in what there was no time for; else wait until the next thing is due, or for input that is."""
         if self._waiting:
             time.sleep(seconds)
-        elif seconds <= NAP_S and self._emptied and not self._tuns:
-            self._take_in((self._orders.fileno(),), seconds)
+        elif not self._emptied:
+            self._emptied = not self._take_in(self._watched, 0)
         else:
-            self._take_in(self._watched, seconds)
+            self._take_in(self._urgent if seconds <= NAP_S else self._watched, seconds)
 
     def _take_in(self, watched: Sequence[int], seconds: float) -> bool:
         """Wait for input and take in one small batch of each kind; whether there may be more."""

@@ -26,7 +26,7 @@ from anonnet.proto.transit import Inlet, Outlet
 from anonnet.proto.window import SlotWindow
 from anonnet.spec import Format
 
-NATIVE_LEAD_CELL_NS: Final = 5_000
+NATIVE_LEAD_CELL_NS: Final = 3_000
 
 
 @dataclass(frozen=True, repr=False)

@@ -11,15 +11,16 @@ from typing import NamedTuple
 
 import pytest
 
-from anonnet.net.driver import NAP_S, Driver
+from anonnet.net.driver import NAP_S, SPIN_NS, Driver
 from anonnet.net.mmsg import BATCH
 from anonnet.proto import orders as o
-from anonnet.proto.pacer import LEAD_BASE_NS
+from anonnet.proto.pacer import LEAD_BASE_NS, Beat
 from anonnet.proto.plane import Plane
 from anonnet.spec import NARROW
 
 MS = 1_000_000
 TICK = 5 * MS
+LOOK = 100  # ns
 
 
 class Pipe:
@@ -62,26 +63,30 @@ class Wait(NamedTuple):
 
 
 class Bench:
-    """A driver with a link of one cell a tick, whose clock moves only when it waits."""
+    """A driver with a link of one cell a tick, whose clock moves when it waits, and a little at each look."""
 
     def __init__(self, wire: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000 * MS
         self.wire = wire
         self.pipe = Pipe()
         self.plane = Plane(self.now, Random(1).randbytes)
-        self.driver = Driver(self.plane, {("udp", 4): wire}, self.pipe, lambda: self.now)
+        self.driver = Driver(self.plane, {("udp", 4): wire}, self.pipe, self._clock)
         self.waits: list[Wait] = []
+        self.toil = 0  # ns that it takes to take something in
         self._left = 0
         self._select = select.select
         monkeypatch.setattr("anonnet.net.driver.select.select", self._wait)
         monkeypatch.setattr("anonnet.net.driver.time.sleep", lambda seconds: self._wait((), (), (), seconds))
 
+    def _clock(self) -> int:
+        self.now += LOOK
+        return self.now
+
     def _wait(self, watched: Sequence[int], _w: object, _x: object, seconds: float) -> object:
         (beat,) = self.plane.beats.values()
         self.waits.append(Wait(frozenset(watched), seconds, beat.deadline - self.now))
         found = self._select(watched, (), (), 0)
-        if not found[0]:
-            self.now += int(seconds * 1e9)
+        self.now += self.toil if found[0] else int(seconds * 1e9)
         self._left -= 1
         if not self._left:
             self.pipe.give(o.Stop())
@@ -125,6 +130,25 @@ def test_a_relay_naps_between_ticks_and_wakes_for_orders_only(bench: Bench) -> N
     assert all(wait.seconds <= wait.ahead / 1e9 for wait in bench.sleeps)
 
 
+def test_the_last_moments_before_a_deadline_are_not_slept_through(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else when a batch leaves says how long the host took to wake up."""
+    emitted: list[int] = []
+
+    def advance(beat: Beat, now: int) -> tuple[bool, int]:
+        emitted.append(now - beat.deadline)
+        return genuine(beat, now)
+
+    genuine = Beat.advance
+    monkeypatch.setattr(Beat, "advance", advance)
+    bench.link()
+    bench.run(40)
+    assert len(emitted) > 5
+    assert all(0 <= late <= 3 * LOOK for late in emitted)
+    assert min(wait.ahead - wait.seconds * 1e9 for wait in bench.sleeps) >= SPIN_NS - 20 * LOOK
+
+
 def test_nothing_is_taken_in_while_a_sealed_batch_waits(bench: Bench) -> None:
     bench.link()
     bench.wire.sendto(b"from a stranger", bench.wire.getsockname())
@@ -147,6 +171,17 @@ def test_all_that_has_come_is_taken_in_before_a_batch_is_sealed(bench: Bench) ->
     assert len(looks) < ticks + 3 * BATCH // 8, "one is enough when little has come"
 
 
+def test_what_there_was_no_time_for_is_taken_in_after_the_batch(bench: Bench) -> None:
+    bench.link()
+    bench.toil = MS
+    for _ in range(BATCH):
+        bench.wire.sendto(b"from a stranger", bench.wire.getsockname())
+    bench.run(40)
+    looks = [wait for wait in bench.waits if wait.watched == bench.everything]
+    assert {look.seconds for look in looks if look.ahead > TICK // 2} == {0}
+    assert bench.plane._intake.unknown == BATCH
+
+
 def test_a_slow_link_does_not_keep_what_comes_unread_for_long(bench: Bench) -> None:
     bench.link(tick=1000 * MS)
     bench.run(12)
@@ -155,7 +190,7 @@ def test_a_slow_link_does_not_keep_what_comes_unread_for_long(bench: Bench) -> N
     assert set(long) == {bench.everything}
 
 
-def test_the_end_of_a_circuit_takes_packets_in_as_they_come(bench: Bench) -> None:
+def test_the_end_of_a_circuit_takes_cells_in_as_they_come_and_packets_when_they_are_due(bench: Bench) -> None:
     tun, host = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with tun, host:
         bench.link()
@@ -163,7 +198,8 @@ def test_the_end_of_a_circuit_takes_packets_in_as_they_come(bench: Bench) -> Non
         host.send(b"no packet")
         bench.run(40)
         naps = [wait.watched for wait in bench.sleeps[1:] if wait.watched]  # the first: before the order
-        assert set(naps) == {bench.everything | {tun.fileno()}}
+        assert set(naps) == {bench.everything}
+        assert {wait.seconds for wait in bench.waits if tun.fileno() in wait.watched} == {0}
         assert bench.plane._unroutable == 1, "there is no circuit"
 
 
