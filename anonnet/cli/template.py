@@ -80,7 +80,7 @@ addresses = $addresses
 # packets come less evenly than that.
 # Both ends of a link must say the same, adsl facing adsl-isp. A link uses all of it, day and night.
 profile = $profile
-interval = "fixed"               # but for a dither of 0.25 ms; or "randomised": up to half a tick
+interval = "fixed"               # but for a dither of 0.32 ms; or "randomised": up to half a tick
 
 [data_plane]
 realtime_priority = 50           # SCHED_FIFO, 1 to 99; 0 = off, and a busy host then shows in the timing

@@ -3,8 +3,10 @@
 All links of one tick length share a beat. A beat's deadlines are `start + n * tick` and a draw, whatever
 happened before: a late tick is sent at once and the schedule kept; ticks missed altogether are skipped, never
 sent in a burst. The draw is made before, and without looking at, any traffic: up to half a tick if
-`randomised`, else up to a quarter of a millisecond, under which it is lost that a timer of a busy host fires
-a microsecond or two later than that of an idle one (Fu et al. 2003; measured in docs/performance.md).
+`randomised`, else up to a third of a millisecond, under which it is lost that a timer of a busy host fires
+a microsecond or two later than that of an idle one (Fu et al. 2003; measured in docs/performance.md). It is
+uniform: of all draws with one standard deviation, that has the lowest peak, and what a small shift of all
+moments changes in their distribution is the shift times the peak.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ LEAD_BASE_NS: Final = 400_000  # taking in and sealing start this long before th
 LEAD_CELL_NS: Final = 10_000  # ... plus this, or the engine's, for each cell that the beat sends; never
 # measured, so that the moment of sealing says nothing of how busy the node is
 RANDOM_SHARE: Final = 2  # randomised: deadlines move by up to a tick over this,
-DITHER_NS: Final = 250_000  # fixed: by up to this, with a standard deviation of 72 us,
-DITHER_SHARE: Final = 4  # or a tick over this, if that is less
+DITHER_NS: Final = 320_000  # fixed: by up to this, with a standard deviation of 92 us,
+DITHER_SHARE: Final = 3  # or a tick over this, if that is less
 
 
 class Beat:
