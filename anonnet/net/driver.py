@@ -26,7 +26,7 @@ from anonnet.proto.plane import Plane
 
 IDLE_NS: Final = 200_000_000  # longest sleep: nothing depends on it
 AT_ONCE_NS: Final = 320_000  # what a batch of datagrams may be expected to take: how late a tick may be
-SPIN_NS: Final = 60_000  # before a deadline; how long it takes to wake up says how busy the host is
+SPIN_NS: Final = 45_000  # before a deadline; how long it takes to wake up says how busy the host is
 NAP_S: Final = 0.01  # longest time that what is not due before the next tick is left unread
 
 
