@@ -44,7 +44,7 @@ RELAYS: Final = (  # rate, transport, processes that only burn time (for each co
 BARE: Final = (("100m", "raw"), ("100m", "udp"))
 CHAINS: Final = (  # rate, transport, delay of each link in ms
     ("28.8k", "raw", 0), ("modem", "raw", 0), ("t1", "raw", 0), ("t3", "raw", 0), ("t3", "raw", 20),
-    ("100m", "raw", 0), ("100m:1ms", "raw", 0), ("150m", "raw", 0), ("250m", "udp", 0),
+    ("100m", "raw", 0), ("100m:1ms", "raw", 0), ("150m:4ms", "raw", 0), ("250m:4ms", "udp", 0),
 )  # fmt: skip
 QUICK_CHAINS: Final = (("10m", "raw", 0),)
 PROXY: Final = ("100m", "raw", 10.0, 3)  # rate, transport, seconds of a download, how many

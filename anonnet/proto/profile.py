@@ -3,8 +3,9 @@
 A rate counts whole IP packets on the wire. The schedule is the tick and a whole number of cells per tick
 each way: the slower direction sets the tick, so that its rate is met exactly; the faster direction gets as
 many whole cells as fit. An echo takes some seven ticks, so they are as short as their cost allows: 5 ms, or
-down to 2 ms where 20 cells still share one. What a relay does once a tick is some 100 us, so ticks of 1 ms
-are for those who ask for them.
+down to 2 ms where 20 cells still share one. What a relay does once a tick is some 180 us, so ticks of 1 ms
+are for those who ask for them; and a host that stands still for longer than a tick loses it, so ticks of
+4 ms are for those whose hosts do.
 """
 
 from __future__ import annotations
