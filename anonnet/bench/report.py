@@ -10,12 +10,13 @@ from typing import Final
 
 import msgspec
 
-from anonnet.bench import chain, emission, footprint, memory, parts, proxy, relay, scaling, sockets
+from anonnet.bench import chain, emission, footprint, memory, packets, parts, proxy, relay, scaling, sockets
 from anonnet.bench.chain import Measured
 from anonnet.bench.children import require_root
 from anonnet.bench.emission import Emission
 from anonnet.bench.footprint import Footprint
 from anonnet.bench.memory import ProcessMemory
+from anonnet.bench.packets import PacketCost
 from anonnet.bench.parts import Parts
 from anonnet.bench.proxy import Proxied
 from anonnet.bench.relay import Bare, Forwarded
@@ -28,7 +29,7 @@ from anonnet.spec import FORMATS
 
 SCHEMA: Final = 3
 GROUPS: Final = {  # name -> what it measures, for a person
-    "micro": "stages of a hop one by one, and the kernel's share",
+    "micro": "stages of a hop one by one, packets at the ends, the kernel's share",
     "node": "a relay between two generators; an idle node's memory",
     "lab": "a host's traffic through a chain of real nodes; the SOCKS proxy",
     "scaling": "cost by links, routes and nodes",
@@ -61,6 +62,7 @@ class Micro(msgspec.Struct):
 
     parts: dict[str, Parts]
     sockets: dict[str, dict[str, SocketCost]]  # by transport; the kernel, without any cipher
+    packets: dict[str, list[PacketCost]] = {}
 
 
 class Relay(msgspec.Struct):
@@ -148,7 +150,11 @@ def _micro(ticks: int) -> Micro:
         }
         for name, fmt in FORMATS.items()
     }
-    return Micro({name: parts.measure(fmt, ticks) for name, fmt in FORMATS.items()}, costs)
+    return Micro(
+        {name: parts.measure(fmt, ticks) for name, fmt in FORMATS.items()},
+        costs,
+        {name: packets.measure(fmt, ticks) for name, fmt in FORMATS.items()},
+    )
 
 
 def _node(seconds: float, quick: bool, say: Callable[[str], None]) -> Node:

@@ -20,6 +20,7 @@ def tables(report: Report) -> Iterator[Table]:
     """Draw what was measured."""
     if report.micro:
         yield _micro(report.micro, str(report.host["engine"]))
+        yield _packets(report.micro)
     if report.node:
         yield from _node(report.node)
     if report.lab:
@@ -46,6 +47,17 @@ def _micro(micro: Micro, engine: str) -> Table:
         )
     table.add_row("memory blocks kept", *(f"{one.kept_blocks:.3f}" for one in micro.parts.values()))
     table.add_row("memory in passing, KiB a tick", *(f"{one.peak_kib:.1f}" for one in micro.parts.values()))
+    return table
+
+
+def _packets(micro: Micro) -> Table:
+    head = "packets at the ends|engine|join, us a packet|send|fill, us a cell|receive|cells a packet"
+    table = Table(*head.split("|"), title="micro: caller's and exit's packets")
+    for name, costs in micro.packets.items():
+        for one in costs:
+            join = "-" if one.join is None else f"{one.join:.2f}"
+            others = (f"{cost:.2f}" for cost in (one.send, one.fill, one.receive, one.cells))
+            table.add_row(f"{one.kind}, {name}", one.engine, join, *others)
     return table
 
 
