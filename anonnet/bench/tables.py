@@ -82,17 +82,22 @@ def _node(node: Node) -> Iterator[Table]:
 
 
 def _lab(measured: list[Measured]) -> Iterator[Table]:
-    table = Table("", *(one.name for one in measured), title="lab: caller - r1 - r2 - x1")
+    table = Table(title="lab: caller - r1 - r2 - x1")
+    table.add_column(no_wrap=True)
+    for one in measured:
+        table.add_column(one.name)
     rows = {
         "tick, ms; cells": [f"{one.tick_ms:.2f}; {one.cells_per_tick}" for one in measured],
         "load before": [f"{one.load:.1f}" for one in measured],
         "kernels only: Mbit/s": [f"{one.plain.mbit:.0f}" if one.plain else "" for one in measured],
         "up, s; first byte": [f"{one.up_s:.2f}; {one.first_byte_s:.2f}" for one in measured],
         "circuit, ms": [f"{one.circuit_ms:.0f}" for one in measured],
-        "test routes, ms": [" ".join(f"{value:.0f}" for value in one.setup_ms) for one in measured],
+        "test routes, ms": [
+            f"{statistics.median(one.setup_ms):.0f}" if one.setup_ms else "" for one in measured
+        ],
         "echo idle, ms: mean, p99": [f"{one.idle.mean:.1f}, {one.idle.p99:.1f}" for one in measured],
         "key, ms": [f"{one.key_ms:.1f}" for one in measured],
-        "small page, ms": [f"{one.get_ms:.0f}" if one.get_ms else "" for one in measured],
+        "small page; by name, ms": [_pages(one) for one in measured],
     }
     for kind in dict.fromkeys(chain.from_iterable(one.flows for one in measured)):
         columns = [_flow(one.flows[kind]) if kind in one.flows else {} for one in measured]
@@ -102,6 +107,10 @@ def _lab(measured: list[Measured]) -> Iterator[Table]:
         table.add_row(name, *cells)
     yield table
     yield _memory(measured[-1])
+
+
+def _pages(one: Measured) -> str:
+    return f"{one.get_ms:.0f}; {one.get_by_name_ms:.0f}" if one.get_ms and one.get_by_name_ms else ""
 
 
 def _flow(flow: Flow) -> dict[str, str]:

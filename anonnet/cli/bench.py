@@ -14,6 +14,7 @@ from anonnet.bench import plots, report, tables, verdicts
 from anonnet.errors import OperatorError
 
 ALL = "all"
+PAGE_WIDTH = 200  # of what is written to a file: nine chains side by side
 
 
 @click.command(
@@ -56,6 +57,8 @@ def bench(
         groups = list(report.GROUPS) if group == ALL else [group]
         done = report.measure(groups, quick, lambda text: click.echo(text, err=True), keep)
     console = Console()
+    if not console.is_terminal:
+        console.width = PAGE_WIDTH
     for table in tables.tables(done):
         console.print(table)
     for line in verdicts.verdicts(done):
