@@ -12,7 +12,7 @@ FULL = bool(os.environ.get("ANONNET_FULL"))
 LONG = ("modem", 8, 1) if FULL else ("9600:wide", 8, 0.75)  # the slowest link has few slots to spare
 
 
-@pytest.mark.timeout(3600 if FULL else 300)
+@pytest.mark.timeout(3600 if FULL else 600)
 @pytest.mark.parametrize(
     ("how", "ppm"),
     [
