@@ -31,7 +31,6 @@ from anonnet.wire.signal import SignalMessage
 SECOND: Final = 1_000_000_000
 STEP_NS: Final = 8 * SECOND  # patience for one step of the set-up ...
 STEP_CELLS: Final = 64  # ... plus the time that so many cells take at the route's rate
-ASK_CELLS: Final = 8  # that a step's question has, at the most
 DRAIN_NS: Final = SECOND // 2  # for DRAIN and DRAINED to pass ...
 DRAIN_CELLS: Final = 16  # ... plus the time that so many cells take
 SETTLE_NS: Final = 40_000_000  # for cells that DRAINED overtook
@@ -95,11 +94,7 @@ class OwnRoute:
 
     def patience(self, now: int, least_ns: int = STEP_NS, cells: int = STEP_CELLS) -> None:
         """Give the next step its time."""
-        self.deadline = now + least_ns + self.time_of(cells)
-
-    def time_of(self, cells: int) -> int:
-        """Return how long so many cells take, at the lesser of the route's rates; ns."""
-        return cells * SECOND * 1000 // max(1, min(self.rate))
+        self.deadline = now + least_ns + cells * SECOND * 1000 // max(1, min(self.rate))
 
 
 class Caller:
@@ -167,9 +162,9 @@ class Caller:
             return
         done = len(route.streams)
         self._host.order(o.AddHop(route.handle, keys.forward, keys.backward, keys.slot_shift, backward_shift))
-        # This hop is about as far as it was asked from, and a question over the route takes its cells' time.
-        expected = now - route.asked + route.time_of(ASK_CELLS)
-        route.streams.append(Stream(route.first.format.content_len, expected))
+        stream = Stream(route.first.format.content_len)
+        stream.expect(now - route.asked, min(route.rate))
+        route.streams.append(stream)
         route.asked = now
         route.watcher.on_step(f"hop {done + 1} of {len(route.path)}: {self._hop_name(route, done)} answered")
         route.patience(now)

@@ -58,6 +58,7 @@ class HopRoute:
     forward_rate: int
     backward_rate: int
     stream: Stream
+    answered: int | None  # when CREATED was sent, until the caller says something; ns
     state: HopState = HopState.END
     onward: Neighbour | None = None
     onward_id: RouteId | None = None
@@ -150,15 +151,15 @@ class Relay:
             return None
         return route if route.onward is self._neighbours[link] else None
 
-    def _create(self, link: int, message: control.Create, _now: int) -> None:
+    def _create(self, link: int, message: control.Create, now: int) -> None:
         neighbour = self._neighbours[link]
         if not neighbour.up:
             return
-        reason = self._admit(neighbour, message)
+        reason = self._admit(neighbour, message, now)
         if reason is not Reason.NONE:
             self._host.say(link, control.Refused(message.route, reason))
 
-    def _admit(self, neighbour: Neighbour, message: control.Create) -> Reason:
+    def _admit(self, neighbour: Neighbour, message: control.Create, now: int) -> Reason:
         if not self._neighbours.may_pick(neighbour, message.route):
             return Reason.PROTOCOL
         if message.format_code != neighbour.format.code:
@@ -176,7 +177,7 @@ class Relay:
             return Reason.BAD_HANDSHAKE
         self.routes[handle] = HopRoute(
             handle, neighbour, message.route, message.forward_rate, message.backward_rate,
-            Stream(neighbour.format.content_len),
+            Stream(neighbour.format.content_len), now,
         )  # fmt: skip
         neighbour.routes[message.route] = handle
         self._host.order(o.AddRelayRoute(
@@ -193,6 +194,9 @@ class Relay:
         route = self.routes.get(handle)
         if route is None:
             return
+        if route.answered is not None:
+            route.stream.expect(now - route.answered, min(route.forward_rate, route.backward_rate))
+            route.answered = None
         try:
             for raw in route.stream.receive(frame, now):
                 message = signal.decode(raw)

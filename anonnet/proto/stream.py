@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from anonnet.errors import Malformed, PeerFault
+from anonnet.proto.orders import RATE_UNIT
 from anonnet.wire.stream import (
     FRAME_HEADER_LEN,
     MAX_MESSAGE,
@@ -32,6 +33,7 @@ from anonnet.wire.stream import (
 MS: Final = 1_000_000
 INITIAL_RTO_NS: Final = 1_000 * MS  # or this many times the round trip that is to be expected, if less
 EXPECTED_TIMES: Final = 3  # as RFC 6298 takes its first measurement
+QUESTION_CELLS: Final = 8  # of a route, that a question or an answer of its set-up has at the most
 MIN_RTO_NS: Final = 100 * MS  # RFC 6298 says one second, for networks that are shared and congested
 MAX_RTO_NS: Final = 8_000 * MS
 ACK_DELAY_NS: Final = 20 * MS  # well below the smallest time-out
@@ -50,9 +52,9 @@ class RoundTrip:
 
     __slots__ = ("_backoff", "_srtt", "_var")
 
-    def __init__(self, expected: int) -> None:
+    def __init__(self) -> None:
         self._srtt = 0
-        self._var = min(INITIAL_RTO_NS, EXPECTED_TIMES * expected) // 4
+        self._var = INITIAL_RTO_NS // 4
         self._backoff = 0
 
     @property
@@ -60,6 +62,11 @@ class RoundTrip:
         """How long to wait for an acknowledgement before sending again."""
         base = max(MIN_RTO_NS, self._srtt + 4 * self._var)
         return min(MAX_RTO_NS, base << self._backoff)
+
+    def expect(self, rtt: int) -> None:
+        """Take in about what is to be expected, if nothing is measured yet."""
+        if not self._srtt:
+            self._var = min(INITIAL_RTO_NS, EXPECTED_TIMES * rtt) // 4
 
     def sample(self, rtt: int) -> None:
         """Take in a measured round trip, which also ends any back-off."""
@@ -95,16 +102,13 @@ class _Sent:
 
 
 class Stream:
-    """One end of the channel. `frame_len` is what a frame may fill of a cell, in bytes.
+    """One end of the channel. `frame_len` is what a frame may fill of a cell, in bytes."""
 
-    `expected`: about what a round trip takes, in ns, if that is known before one is measured.
-    """
-
-    def __init__(self, frame_len: int, expected: int = INITIAL_RTO_NS) -> None:
+    def __init__(self, frame_len: int) -> None:
         if frame_len <= FRAME_HEADER_LEN:
             raise ValueError(f"no room for data in a frame of {frame_len} bytes")
         self._room = frame_len - FRAME_HEADER_LEN
-        self._round_trip = RoundTrip(expected)
+        self._round_trip = RoundTrip()
 
         self._queue: deque[tuple[bytes, bool]] = deque()  # fragments not sent yet: data, last
         self._sent: deque[_Sent] = deque()  # sequence numbers from _base on
@@ -118,6 +122,10 @@ class Stream:
         self._parts: list[bytes] = []  # of the message that is coming in
         self._unacked_frames = 0
         self._ack_at: int | None = None
+
+    def expect(self, took: int, rate: int) -> None:
+        """Say what a step of the set-up took (ns) at which rate (millicells per second): better than nothing."""
+        self._round_trip.expect(took + QUESTION_CELLS * RATE_UNIT // max(1, rate))
 
     @property
     def backlog(self) -> int:
