@@ -88,7 +88,10 @@ class Relay:
 
     def next_deadline(self) -> int | None:
         """When a batch is due or a signalling stream wants to send."""
-        due = [at for route in self.routes.values() if (at := route.stream.next_deadline()) is not None]
+        due = []
+        for route in self.routes.values():
+            wakes = (route.stream.next_deadline(), route.stream.unacked_until(UNACKED_NS))
+            due += [at for at in wakes if at is not None]
         if self._batch_at is not None:
             due.append(self._batch_at)
         if self._exits is not None and (at := self._exits.next_deadline()) is not None:
@@ -102,7 +105,7 @@ class Relay:
             for _, _, act in sorted(batch, key=lambda entry: entry[:2]):
                 act(now)
         for route in list(self.routes.values()):
-            if route.stream.unacked_for(now) > UNACKED_NS:
+            if route.stream.unacked_for(now) >= UNACKED_NS:
                 self.end(route.handle, Reason.TIMEOUT)
             else:
                 self._transmit(route, now)

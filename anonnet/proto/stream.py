@@ -124,7 +124,7 @@ class Stream:
         self._ack_at: int | None = None
 
     def expect(self, took: int, rate: int) -> None:
-        """Say what a step of the set-up took (ns) at which rate (millicells per second): better than nothing."""
+        """Say what a step of the set-up took (ns), and the route's rate (millicells per second)."""
         self._round_trip.expect(took + QUESTION_CELLS * RATE_UNIT // max(1, rate))
 
     @property
@@ -135,6 +135,10 @@ class Stream:
     def unacked_for(self, now: int) -> int:
         """Return how long, in ns, the peer has acknowledged nothing though something was due; else 0."""
         return now - self._waiting_since if self._sent else 0
+
+    def unacked_until(self, patience: int) -> int | None:
+        """Return when `unacked_for` will have come to so much, ns; None while nothing is due."""
+        return self._waiting_since + patience if self._sent else None
 
     def send(self, message: bytes) -> None:
         """Queue a message of 1 to MAX_MESSAGE bytes; raise StreamFull when too much waits already."""

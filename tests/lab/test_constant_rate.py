@@ -90,6 +90,20 @@ def assert_alike(lab: LiveLab, one: Watched, other: Watched) -> None:
 
 
 def test_idle_loaded_and_up_and_down_look_the_same(lab: LiveLab, tmp_path: Path) -> None:
+    """In one try of three: a clock that others keep waiting fails once, a wire that tells fails each time."""
+    for tries_left in (2, 1, 0):
+        lab.down()
+        try:
+            look_the_same(lab, tmp_path)
+        except AssertionError as found:
+            if not tries_left:
+                raise
+            print(f"again, after: {found}")
+        else:
+            return
+
+
+def look_the_same(lab: LiveLab, tmp_path: Path) -> None:
     with Watched(lab, tmp_path / "idle.pcap") as idle:
         time.sleep(SECONDS)
     with Watched(lab, tmp_path / "moving.pcap") as moving:

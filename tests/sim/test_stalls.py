@@ -67,7 +67,9 @@ def test_a_stall_of_a_second_costs_that_second(victim: str, profile: str) -> Non
         assert traffic.slowest(came, resumed, over) <= before + 20 * MS
 
 
-@pytest.mark.parametrize(("profile", "length", "last", "most"), [("10m", 60, 140, 700), ("t1", 80, 300, 1500)])
+@pytest.mark.parametrize(
+    ("profile", "length", "last", "most"), [("10m", 60, 140, 700), ("t1", 80, 300, 1500)]
+)  # fmt: skip
 @pytest.mark.parametrize("victim", CHAIN)
 def test_a_stall_in_the_middle_of_a_set_up_costs_no_route(
     victim: str, profile: str, length: int, last: int, most: int
