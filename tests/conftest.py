@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -27,6 +29,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Fail, never skip: a skipped test of the firewall looks like a firewall that holds."""
     if item.get_closest_marker("root") and os.geteuid() != 0:
         pytest.fail("needs root: run `sudo make test`", pytrace=False)
+
+
+@pytest.fixture
+def no_child_stays() -> Iterator[None]:
+    """Fails a test that leaves a child of this process behind; those of earlier tests do not count."""
+    before = _children()
+    yield
+    assert _children() <= before
+
+
+def _children() -> set[str]:
+    lists = Path("/proc/self/task").glob("*/children")
+    return {pid for children in lists for pid in children.read_text().split()}
 
 
 @pytest.fixture(scope="session")

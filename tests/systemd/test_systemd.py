@@ -175,21 +175,22 @@ def test_the_proxy_comes_back_whatever_dies_and_leaves_nothing(guest: Guest, lab
         return [guest.out("nft", "list", "tables"), *(guest.out("ip", v, "rule") for v in ("-4", "-6"))]
 
     with guest.booted():
-        until(lambda: links_up(guest), 60, "the node, started at boot")
+        until(lambda: links_up(guest), BOOT_SECONDS, "the node, started at boot")
         before, seen = network(), len(lab.access_log())
         guest.out("systemctl", "start", "anonnet-socks")
         assert guest.unit("anonnet-socks", "StatusText") == "at 127.0.0.1:1080, through anonsocks0"
-        assert fetched()
+        until(fetched, BOOT_SECONDS, "the proxy to serve")
         new = lab.access_log()[seen:]
         assert lab.address("x1") in new
         assert OWN not in new
 
         guest.kill("anonnet-socks", signal.SIGKILL)
-        until(lambda: guest.unit("anonnet-socks", "NRestarts") == "1", 60, "a restart of the killed proxy")
-        until(fetched, 60, "the proxy to serve again")
+        until(lambda: restarts(guest, "anonnet-socks") > 0, BOOT_SECONDS, "a restart of the killed proxy")
+        until(fetched, BOOT_SECONDS, "the proxy to serve again")
+        first = restarts(guest, "anonnet-socks")
         guest.kill("anonnet", signal.SIGKILL)
-        until(lambda: int(guest.unit("anonnet-socks", "NRestarts")) > 1, 60, "the proxy's end with its node")
-        until(fetched, 60, "the proxy to serve again")
+        until(lambda: restarts(guest, "anonnet-socks") > first, BOOT_SECONDS, "the proxy's end with its node")
+        until(fetched, BOOT_SECONDS, "the proxy to serve again")
 
         guest.out("systemctl", "stop", "anonnet-socks")
         assert guest.unit("anonnet-socks", "Result") == "success"
