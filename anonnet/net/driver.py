@@ -172,7 +172,8 @@ class Driver:
             if isinstance(order, AttachTun) and descriptor is not None:
                 self._detach(order.role)
                 os.set_blocking(descriptor, False)
-                self._tuns[order.role] = TunFile(descriptor, self._plane.engine.complete)
+                engine = self._plane.engine
+                self._tuns[order.role] = TunFile(descriptor, engine.complete, engine.join)
                 self._roles[descriptor] = order.role
                 self._watch()
             elif isinstance(order, DetachTun):

@@ -2,7 +2,8 @@
 
 A device that was made with IFF_VNET_HDR (tun.device) puts a `struct virtio_net_hdr` (<linux/virtio_net.h>)
 before each packet. With it the kernel leaves checksums to us and hands over TCP segments of up to 64 KiB,
-and takes both in. On this side of it packets are what proto.train says.
+and takes both in. On this side of it packets are what proto.train says. What comes segment by segment, as it
+does from the Internet to an exit, is joined as it is read: all that follows is done once for each train.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import Final
 import pytun
 
 from anonnet.proto.rewrite import CHECKSUM_AT, TCP, U16
-from anonnet.proto.train import Complete, complete, couple, cut, pseudo_sum, segment_of, tcp_at
-from anonnet.spec import TUN_MTU
+from anonnet.proto.train import Complete, Join, complete, couple, cut, join, pseudo_sum, segment_of, tcp_at
+from anonnet.spec import MAX_TRAIN, TUN_MTU
 
 PACKETS: Final = 64  # read at once, ...
 READ_BYTES: Final = 262_144  # ... until they come to so much: a tick must not wait for more
@@ -33,9 +34,10 @@ _FLAGS: Final = struct.Struct("=16xH")
 class TunFile:
     """An open TUN, or what stands for one. It does not own the descriptor, which must not block."""
 
-    def __init__(self, fd: int, complete: Complete = complete) -> None:
+    def __init__(self, fd: int, complete: Complete = complete, join: Join = join) -> None:
         self.fd = fd
         self._complete = complete
+        self._join = join
         self._offload = _has_header(fd)
         self._header = bytearray(_HEADER.size)
         self._packet = bytearray(PACKET_LEN)
@@ -52,9 +54,11 @@ class TunFile:
                 if self._offload:
                     size = os.readv(self.fd, self._parts) - _HEADER.size
                     left -= size
-                    packets += self._taken(self._packet[:size])
+                    found = self._taken(self._packet[:size])
                 else:
-                    packets.append(bytearray(os.read(self.fd, PACKET_LEN)))
+                    found = [bytearray(os.read(self.fd, PACKET_LEN))]
+                if not (packets and len(found) == 1 and self._join(packets[-1], found[0], MAX_TRAIN)):
+                    packets += found
         except BlockingIOError:
             pass
         return packets

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import random
 import select
 import socket
 import subprocess
@@ -18,9 +19,11 @@ from typing import Any
 
 import pytest
 from pyroute2 import netns
+from scapy.layers.inet import IP, TCP
+from scapy.packet import Raw
 
 from anonnet.net.tunfile import TunFile
-from anonnet.proto.train import sound
+from anonnet.proto.train import cut, sound
 from anonnet.proto.waiting import Waiting
 from anonnet.spec import MAX_TRAIN, TUN_MTU
 from anonnet.tun.actions import CreateTun
@@ -137,3 +140,27 @@ def test_what_is_no_tun_gets_segments() -> None:
         other.send(b"a packet")
         assert tun.read() == [bytearray(b"a packet")]
         assert tun.read() == []
+
+
+def segment(port: int, seq: int) -> bytes:
+    return bytes(
+        IP(src="10.7.0.1", dst="10.7.0.2", flags="DF", id=0)
+        / TCP(sport=443, dport=port, seq=seq, ack=77, flags="A")
+        / Raw(random.Random(seq).randbytes(1000))
+    )
+
+
+def test_segments_that_come_one_by_one_are_joined_as_they_are_read() -> None:
+    """Those of another connection, and those that do not go on where the last ended, are not."""
+    ours, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ours, other:
+        ours.setblocking(False)
+        tun = TunFile(ours.fileno())
+        one = [segment(4000, seq) for seq in (1, 1001, 2001)]
+        sent = [*one, segment(5000, 1), segment(5000, 3001)]
+        for packet in sent:
+            other.send(packet)
+        train, *others = tun.read()
+        assert sound(train)
+        assert [bytes(piece) for piece in cut(train, 1000, 0)] == one
+        assert [bytes(packet) for packet in others] == sent[3:]
