@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from operator import itemgetter
 from typing import Final
 
 from anonnet.crypto.suite import ANONNET_2026, Suite
@@ -60,6 +61,7 @@ class Plane:
         self._now = now
         self._next_stats = now + STATS_NS
         self._routes: dict[int, HopRoute | CallerRoute] = {}
+        self._judged: dict[int, Health] = {}  # of those routes that end here, and are in use
         self._lanes_of: dict[int, list[tuple[PlaneLink, Lane, int]]] = {}
         self._circuits: dict[int, Circuit] = {}
         self._by_pool: dict[bytes, Circuit] = {}
@@ -85,9 +87,8 @@ class Plane:
         if source != link.endpoint:
             link.endpoint = source
             self.reports.append(o.Roamed(link.handle, source))
-        newest = next(reversed(link.sessions.values()))
-        if session is newest and newest.confirms:
-            newest.confirms = False
+        if session.confirms and session is next(reversed(link.sessions.values())):
+            session.confirms = False
             link.switch()
             self.reports.append(o.Confirmed(link.handle))
 
@@ -106,7 +107,7 @@ class Plane:
             link.prepare()
         self.engine.finish()
         order = self._schedule_random(len(due))
-        return [link for _, link in sorted(zip(order, due, strict=True), key=lambda pair: pair[0])]
+        return [link for _, link in sorted(zip(order, due, strict=True), key=itemgetter(0))]
 
     def emitted(self, beat: Beat, links: list[PlaneLink], now: int) -> None:
         """The outboxes went out at `now`."""
@@ -118,8 +119,8 @@ class Plane:
                 link.skipped += skipped
         for circuit in self._circuits.values():
             circuit.on_deadline(now)
-        for handle, route in self._routes.items():
-            if route.health is not None and route.health.check(now):
+        for handle, health in self._judged.items():
+            if health.check(now):
                 self.reports.append(o.RouteGone(handle))
         if now >= self._next_stats:
             self._next_stats = now + STATS_NS
@@ -301,7 +302,7 @@ class Plane:
         outgoing, incoming = route.rates if isinstance(route, CallerRoute) else reversed(route.rates)
         route.circuit.resize(order.route, outgoing / 1000)
         route.circuit.expect(order.route, incoming / 1000)
-        route.health = Health(incoming, self._now)
+        route.health = self._judged[order.route] = Health(incoming, self._now)
 
     def _on_ArrangeCircuit(self, order: o.ArrangeCircuit) -> None:  # noqa: N802
         self._circuits[order.circuit].arrange(Redundancy(order.shares))
@@ -329,6 +330,7 @@ class Plane:
 
     def _on_RemoveRoute(self, order: o.RemoveRoute) -> None:  # noqa: N802
         route = self._routes.pop(order.route)
+        self._judged.pop(order.route, None)
         if route.circuit is not None and route.health is not None:
             route.circuit.resize(order.route, 0)
             route.circuit.expect(order.route, 0)
