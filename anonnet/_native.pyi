@@ -28,6 +28,9 @@ class ForwardQueue(_PythonQueue):
         ample: int,
         majority: float,
         stall: float,
+        near: int,
+        lates: float,
+        anew: int,
         spacing: int,
     ) -> None: ...
 

@@ -101,9 +101,7 @@ class HopRoute:
         """The queues that there are."""
         return [queue for queue in (self.forward_queue, self.backward_queue) if queue is not None]
 
-    def extend(
-        self, onward_id: int, forward_per_tick: float, backward_per_tick: float, tick_ns: int
-    ) -> None:
+    def extend(self, onward_id: int, forward_per_tick: float, backward_per_tick: float, tick_ns: int) -> None:
         """The route goes on beyond this hop; backward transit starts when cells come from there steadily."""
         self.forward_out.route_id = onward_id
         self.forward_in.queue = self.forward_out.queue = self._engine.queue(self._fmt, forward_per_tick)
@@ -149,7 +147,8 @@ class HopRoute:
         self._beginning = None
         queue = self._engine.queue(self._fmt, self._backward_per_tick)
         queue.start(self._next)
-        shift = (slot - self._next - queue.prefill) & SLOT_MASK
+        # The sender's first cell comes as its lane begins, when cells come nearest to their turn.
+        shift = (slot - self._next - queue.near) & SLOT_MASK
         self.backward_in.queue = self.backward_out.queue = queue
         self.backward_in.shift = shift
         self._reports.append(Joined(self.handle, shift))

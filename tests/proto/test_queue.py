@@ -264,3 +264,88 @@ def test_a_steady_delay_is_made_up_for_tick_by_tick(engine: Engine) -> None:
     assert len(bench.holds) == delay
     assert all(held is not None for _, held in bench.taken[-2 * SLIP_SPACING // 2 :])
     bench.check()
+
+
+NEARLY_ONE = 0.954  # cells a tick: what a single route may have of a link with one
+
+
+@dataclass
+class Thin:
+    """A relay between two links with one cell a tick, of which the route has nearly all.
+
+    Both leave out a tick now and then, the sender `phase` of that while before this node. Times are in ticks.
+    """
+
+    engine: Engine
+    ppm: int = 0  # by which the sender is slow
+    phase: float = 0.0
+    joins: bool = False  # a sender that begins when this node's lane has long had its slots
+    lost: int = 0
+    waits: list[float] = field(default_factory=list)
+
+    def run(self, ticks: int) -> None:
+        self.queue = self.engine.queue(NARROW, NEARLY_ONE)
+        period = 1 + self.ppm / 1_000_000
+        came: dict[int, float] = {}
+        source, sent = 1 / 3, 0
+        credit = self.phase * NEARLY_ONE
+        theirs = 0.0  # as lanes begin: it leaves out a tick, and the next only when it has to
+        for tick in range(1, ticks):
+            while source <= tick:
+                theirs += NEARLY_ONE
+                if theirs >= 1:
+                    theirs -= 1
+                    slot = (START + sent) & SLOT_MASK
+                    if self.joins and not sent:
+                        self.queue.start((START - self.queue.near) & SLOT_MASK)
+                    if self.queue.claim(slot) is not None:
+                        self.queue.commit(slot)
+                    came[slot] = source
+                    sent += 1
+                source += period
+            credit += NEARLY_ONE
+            if credit < 1:
+                continue
+            credit -= 1
+            item = self.queue.take(tick)
+            if item is not None and item[0] in came:
+                self.lost += item[1] is None
+                self.waits.append(tick - came.pop(item[0]))
+
+
+@pytest.mark.parametrize("ppm", [-200, 0, 200])
+@pytest.mark.parametrize("joins", [False, True])
+@pytest.mark.parametrize("phase", [0.05, 0.5, 0.9])
+def test_drift_costs_no_cell_at_nearly_one_a_tick(
+    engine: Engine, phase: float, joins: bool, ppm: int
+) -> None:
+    """Some cells come with one less before them than others: they too are there when they are due."""
+    ticks = 30_000
+    thin = Thin(engine, ppm, phase, joins)
+    thin.run(ticks)
+    drifted = ticks * NEARLY_ONE * abs(ppm) / 1_000_000
+    assert drifted - 3 <= thin.queue.slips <= drifted + 2
+    assert thin.lost == 0
+    assert thin.queue.missing <= thin.queue.prefill + 1, "only what was due before the first cell came"
+    assert max(thin.waits) < 6, "latency is bounded"
+
+
+@pytest.mark.parametrize("phase", [0.2, 0.5, 0.9])
+def test_a_sender_that_begins_is_waited_for_no_longer_than_it_must(engine: Engine, phase: float) -> None:
+    thin = Thin(engine, 0, phase, joins=True)
+    thin.run(5_000)
+    assert all(1 <= wait < 3 for wait in thin.waits), (
+        "a tick of reserve, and one between two that are left out"
+    )
+    assert thin.queue.slips == 0
+
+
+@pytest.mark.parametrize(("late", "slips"), [(4, 0), (12, 1)])
+def test_few_late_cells_are_enough_at_nearly_one_a_tick(engine: Engine, late: int, slips: int) -> None:
+    queue = engine.queue(NARROW, NEARLY_ONE)
+    queue.start(0)
+    for tick in range(1, 2 * SLIP_SPACING):
+        ahead = 0 if SLIP_SPACING // 2 <= tick < SLIP_SPACING // 2 + late else 2
+        queue.claim((queue.next + ahead) & SLOT_MASK)
+        queue.take(tick)
+    assert queue.slips == slips
