@@ -12,6 +12,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.pool import Pool
 
 import click
 
@@ -36,13 +38,24 @@ def live(seeds: Iterable[int], processes: int | None = None) -> Iterator[Outcome
     """Live through the schedules of these seeds; yield outcomes as they come."""
     if not _worlds:
         _worlds.extend(ready(kind) for kind in range(len(PROFILES)))
-    fork = multiprocessing.get_context("fork")
     workers = processes or os.cpu_count() or 1
     if not _traces:
-        with fork.Pool(workers, maxtasksperchild=1) as pool:
+        with _pool(workers) as pool:
             _traces.extend(pool.map(_idle, range(len(PROFILES)), chunksize=1))
-    with fork.Pool(workers, maxtasksperchild=1) as pool:
+    with _pool(workers) as pool:
         yield from pool.imap_unordered(_live, seeds, chunksize=1)
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[Pool]:
+    """Let a process be forked for each task; wait for the last ones to end by themselves.
+
+    A pool that is terminated just as it replaces a worker can wait for that one for ever.
+    """
+    with multiprocessing.get_context("fork").Pool(workers, maxtasksperchild=1) as pool:
+        yield pool
+        pool.close()
+        pool.join()
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
