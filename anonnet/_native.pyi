@@ -28,9 +28,6 @@ class ForwardQueue(_PythonQueue):
         ample: int,
         majority: float,
         stall: float,
-        near: int,
-        lates: float,
-        anew: int,
         spacing: int,
     ) -> None: ...
 

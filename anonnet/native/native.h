@@ -132,8 +132,8 @@ typedef struct {
     uint8_t **cells;  /* by the same, or NULL */
     uint8_t **spare;  /* cells that are free, the last used last */
     uint32_t spares, mask, next;
-    long prefill, tick, ample, near, anew, spacing;
-    double majority, stall, lates;
+    long prefill, tick, ample, spacing;
+    double majority, stall;
     long long early, late, turn;
     long long received, missing, slips;
     bool synced, fresh, unsure;

@@ -86,7 +86,7 @@ PyObject *queue_row(QueueObject *self, uint8_t *cell)
 
 static bool begins_anew(const QueueObject *self, uint32_t ahead)
 {
-    return self->fresh ? (long)ahead >= self->anew : ahead > self->mask && self->received <= self->tick;
+    return self->fresh ? (long)ahead >= self->ample : ahead > self->mask && self->received <= self->tick;
 }
 
 static void fetch(const uint8_t *cell, size_t len)
@@ -115,7 +115,7 @@ uint8_t *queue_claim(QueueObject *self, uint32_t slot)
         self->next = slot - (uint32_t)self->prefill;
         ahead = (uint32_t)self->prefill;
     }
-    if ((long)ahead < self->near || ahead >= HALF)
+    if ((long)ahead < self->prefill || ahead >= HALF)
         self->late++;
     else if ((long)ahead >= self->ample)
         self->early++;
@@ -140,11 +140,12 @@ static bool slip(QueueObject *self)
 {
     long long late = self->late, early = self->early;
     self->late = self->early = 0;
-    bool skip = (double)early > self->majority, hold = !skip && (double)late > self->lates;
-    if (skip)
+    if ((double)early > self->majority)
         self->next += (uint32_t)self->tick;
-    self->slips += skip || hold;
-    return hold;
+    else if ((double)late <= self->majority)
+        return false;
+    self->slips++;
+    return (double)late > self->majority;
 }
 
 Taken queue_take(QueueObject *self, long long tick, uint32_t *slot, uint8_t **cell)
@@ -197,17 +198,15 @@ static void queue_dealloc(PyObject *object)
 
 static PyObject *queue_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"fmt", "capacity", "prefill", "tick", "ample", "majority", "stall", "near", "lates",
-                            "anew", "spacing", NULL};
+    static char *names[] = {"fmt", "capacity", "prefill", "tick", "ample", "majority", "stall", "spacing", NULL};
     PyObject *format;
-    long capacity, prefill, tick, ample, near, anew, spacing;
-    double majority, stall, lates;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Ollllddldll", names, &format, &capacity, &prefill, &tick, &ample,
-                                     &majority, &stall, &near, &lates, &anew, &spacing))
+    long capacity, prefill, tick, ample, spacing;
+    double majority, stall;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Ollllddl", names, &format, &capacity, &prefill, &tick, &ample,
+                                     &majority, &stall, &spacing))
         return NULL;
     if (capacity < 1 || capacity > MAX_CAPACITY || capacity & (capacity - 1) || prefill < 1 || prefill > capacity ||
-        tick < 1 || tick > capacity || ample < 1 || ample > 4 * capacity || near < 1 || near > prefill ||
-        anew < prefill || anew > 4 * capacity || spacing < 1 || spacing > INT32_MAX) {
+        tick < 1 || tick > capacity || ample < 1 || ample > 4 * capacity || spacing < 1 || spacing > INT32_MAX) {
         PyErr_SetString(PyExc_ValueError, "no such queue");
         return NULL;
     }
@@ -238,7 +237,7 @@ static PyObject *queue_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     for (long i = 0; i < capacity; i++)
         self->filled[i] = EMPTY;
     self->prefill = prefill, self->tick = tick, self->ample = ample, self->spacing = spacing;
-    self->majority = majority, self->stall = stall, self->near = near, self->lates = lates, self->anew = anew;
+    self->majority = majority, self->stall = stall;
     self->fresh = self->unsure = true;
     return (PyObject *)self;
 }
@@ -321,7 +320,6 @@ static PyMethodDef queue_methods[] = {
 static PyMemberDef queue_members[] = {
     {"next", T_UINT, offsetof(QueueObject, next), READONLY, NULL},
     {"prefill", T_LONG, offsetof(QueueObject, prefill), READONLY, NULL},
-    {"near", T_LONG, offsetof(QueueObject, near), READONLY, NULL},
     {"received", T_LONGLONG, offsetof(QueueObject, received), READONLY, NULL},
     {"missing", T_LONGLONG, offsetof(QueueObject, missing), READONLY, NULL},
     {"slips", T_LONGLONG, offsetof(QueueObject, slips), READONLY, NULL},

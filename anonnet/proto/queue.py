@@ -10,10 +10,7 @@ substitute in its place; or relays that are not neighbours could mark a route fo
 - *gap*: a slot that is due and absent is consumed; a substitute goes out. So is a late cell's.
 - *slip*: clocks drift. Once in `SLIP_SPACING` ticks, at a moment that only this relay's clock sets, the
   queue may leave out a tick (*hold*) or a tick's worth of slots (*skip*), if most cells of all that while
-  came with less reserve than `prefill`, or with two ticks too much. At nearly one cell a tick, few that come
-  with less than a tick's are enough to hold. Those that come between the sender's empty tick and this node's
-  own have one cell less than the rest, be it few or many of all, as these ticks happen to lie, and must not
-  be lost when clocks drift.
+  came with less reserve than `prefill`, or with two ticks too much.
 
 Slots are owed by the clock: a node that stood still passes over those of the ticks that it skipped
 (`skip`), and so everybody else's schedule goes on to fit; but a queue of which nothing has gone out since it
@@ -30,8 +27,6 @@ from anonnet.spec import SLOT_MASK, Format
 from anonnet.wire.cell import CellRow, rows
 
 SLIP_SPACING: Final = 256  # ticks; a slip is the only thing the next hop can notice
-NEARLY: Final = 0.9  # cells a tick: such a route has a slow link to itself ...
-FEW: Final = 1 / 32  # ... and so many of its cells are enough for a hold; an empty tick comes more often
 LONG_STALL: Final = 0.25  # share of the majority that a stall of this node may seem to be for a slip
 PREFILL_TICKS: Final = 1.0
 DEPTH_TICKS: Final = 4
@@ -48,9 +43,6 @@ class Sizes(NamedTuple):
     ample: int
     majority: float
     stall: float  # skipping more than this begins the count for a slip anew
-    near: int  # a cell that comes with less is late
-    lates: float  # more than so many late ones are a reason to hold
-    anew: int  # a cell so far ahead, while nothing has gone out, says where to begin
 
     @classmethod
     def of(cls, per_tick: float) -> Sizes:
@@ -63,22 +55,18 @@ class Sizes(NamedTuple):
         ample = prefill + 2 * tick  # to skip at less would undo a hold by the next slip
         capacity = 1 << max(3, int(DEPTH_TICKS * per_tick + prefill).bit_length())
         majority = SLIP_SPACING * per_tick / 2
-        near, lates, anew = prefill, majority, ample
-        if NEARLY < per_tick < 1:
-            near, lates, anew = tick, SLIP_SPACING * per_tick * FEW, prefill + tick
-        return cls(capacity, prefill, tick, ample, majority, majority * LONG_STALL, near, lates, anew)
+        return cls(capacity, prefill, tick, ample, majority, majority * LONG_STALL)
 
 
 class ForwardQueue:
     """Ring of preallocated cells of one route and direction; sizes in cells."""
 
-    __slots__ = ("_ample", "_anew", "_early", "_filled", "_fresh", "_late", "_lates", "_majority", "_mask",
-                 "_rows", "_stall", "_synced", "_tick", "_turn", "_unsure", "missing", "near", "next",
-                 "prefill", "received", "slips")  # fmt: skip
+    __slots__ = ("_ample", "_early", "_filled", "_fresh", "_late", "_majority", "_mask", "_rows", "_stall",
+                 "_synced", "_tick", "_turn", "_unsure", "missing", "next", "prefill", "received",
+                 "slips")  # fmt: skip
 
     def __init__(self, fmt: Format, per_tick: float) -> None:
-        (capacity, self.prefill, self._tick, self._ample, self._majority, self._stall, self.near,
-         self._lates, self._anew) = Sizes.of(per_tick)  # fmt: skip
+        capacity, self.prefill, self._tick, self._ample, self._majority, self._stall = Sizes.of(per_tick)
         self._rows = rows(fmt, capacity)
         self._filled = [_EMPTY] * capacity
         self._mask = capacity - 1
@@ -103,7 +91,7 @@ class ForwardQueue:
             self._synced = self._fresh = True
             self.next = (slot - self.prefill) & SLOT_MASK
             ahead = self.prefill
-        if ahead < self.near or ahead >= _HALF:
+        if ahead < self.prefill or ahead >= _HALF:
             self._late += 1
         elif ahead >= self._ample:
             self._early += 1
@@ -112,7 +100,7 @@ class ForwardQueue:
         return self._rows[slot & self._mask]
 
     def _begins_anew(self, ahead: int) -> bool:
-        return ahead >= self._anew if self._fresh else ahead > self._mask and self.received <= self._tick
+        return ahead >= self._ample if self._fresh else ahead > self._mask and self.received <= self._tick
 
     def commit(self, slot: int) -> None:
         """The claimed row of `slot` now holds its cell."""
@@ -150,9 +138,9 @@ class ForwardQueue:
         """Make up for drift by one tick, if most cells since the last turn ask for it; True to hold."""
         late, early = self._late, self._early
         self._late = self._early = 0
-        skip = early > self._majority
-        hold = not skip and late > self._lates
-        if skip:
+        if early > self._majority:
             self.skip(self._tick)
-        self.slips += skip or hold
-        return hold
+        elif late <= self._majority:
+            return False
+        self.slips += 1
+        return late > self._majority
