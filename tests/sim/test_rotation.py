@@ -100,8 +100,8 @@ def test_a_lone_route_on_a_slow_link_is_drained_first(profile: str, pause: int) 
 
 
 def test_a_lone_route_is_followed_over_a_bridge() -> None:
-    # In a few worlds of a hundred, the first among them, a queue slips once when it has just begun, and a packet
-    # is lost by that, not by the bridge.
+    # In a few worlds of a hundred, the first among them, a queue slips once when it has just begun, and a
+    # packet is lost by that, not by the bridge.
     world = chain(2, "t3")
     before = all_holdings(world)
     up(world)
