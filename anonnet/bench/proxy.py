@@ -81,7 +81,7 @@ def _proxy(lab: Live) -> Iterator[int]:
             raise OperatorError("the proxy does not start", said.strip()[-200:])
         yield _child(process.pid)
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)  # ^C is ignored by what was started in the background
         process.communicate(timeout=COMMAND_SECONDS)
 
 

@@ -61,7 +61,6 @@ def test_an_interrupted_up_leaves_no_trace(host: Host, number: signal.Signals) -
     before = host.snapshot()
     host.start_daemon("slow")
     command = host.command("-m", "anonnet.cli", "up")
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored, and inherited
     up = subprocess.Popen(command, env=host.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         host.hears("waiting")
