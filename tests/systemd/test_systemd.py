@@ -19,7 +19,7 @@ from anonnet.crypto.keys import KEYS_FILE
 from anonnet.lab import namespaces, services
 from anonnet.lab.place import CALLER, CORE
 from anonnet.proto.profile import parse_profile
-from tests.lab.live import SLOW, WEB4, WEB6, LiveLab, live, until
+from tests.lab.live import SLOW, WEB4, WEB6, LiveLab, again, live, until
 from tests.leaks.capture import Wire
 from tests.leaks.probes import FIRST_PORT, TOKEN
 from tests.systemd import tree
@@ -134,7 +134,9 @@ def wait_up(guest: Guest) -> None:
 def fetches(guest: Guest, lab: LiveLab) -> None:
     """Fetch a page through the tunnel: the Internet host saw the exit, not the guest."""
     seen = len(lab.access_log())
-    guest.out("curl", "-sS", "--fail", "-m", "20", "-o", "/dev/null", "http://web.lab/")
+    command = ("curl", "-sS", "--fail", "-m", "20", "-o", "/dev/null", "http://web.lab/")
+    done = again(lambda: guest.run(*command), lambda done: done.returncode == 0)
+    assert done.returncode == 0, done.stderr
     new = lab.access_log()[seen:]
     assert lab.address("x1") in new, new
     assert OWN not in new
