@@ -21,13 +21,12 @@ from typing import Final
 from anonnet.bench.children import end_all, fork
 from anonnet.errors import OperatorError
 from anonnet.proto.engine import choose
-from anonnet.spec import WIDE
+from anonnet.spec import TAG_LEN, WIDE
 
 CELLS: Final = 64  # of a batch: all of them fit a core's second cache
 LENGTH: Final = WIDE.content_len
 GOES: Final = 2000
 NONCE: Final = memoryview(bytes(12))
-TAG_LEN: Final = 16
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,7 @@ def route_step(
 
 
 def rule_step(name: str, rule: Rule) -> Step:
+    """Return the step that adds a policy rule, and deletes it again."""
     return Step(name=name, phase=Phase.ROUTES, do=rule, undo=msgspec.structs.replace(rule, add=False))
 
 
