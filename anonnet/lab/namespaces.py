@@ -22,7 +22,7 @@ from typing import Final
 
 from anonnet.errors import OperatorError
 from anonnet.lab.place import CORE, Place
-from anonnet.lab.topology import Host, Topology
+from anonnet.lab.topology import Host, Role, Topology
 
 RUN_NETNS: Final = Path("/run/netns")
 ETC_NETNS: Final = Path("/etc/netns")
@@ -61,14 +61,18 @@ def cables(place: Place, hosts: Iterable[Host]) -> list[str]:
     """Return the commands that join each host's eth0 to a port of core named after the host.
 
     gso_max_segs 1: with segmentation offload a capture would show 64 kB packets that no real wire carries.
+    The Internet host has that offload, as any server's adapter has: else each of its packets is a timer's
+    interrupt and a walk through the router, on whatever core a node is busy (docs/performance.md).
     """
     core = place.namespace(CORE)
-    return [
-        f"link add name eth0 address {_mac(host, 2)} mtu 1500 gso_max_segs 1"
-        f" netns {place.namespace(host.name)}"
-        f" type veth peer name {host.name} address {_mac(host, 1)} mtu 1500 netns {core} gso_max_segs 1"
-        for host in hosts
-    ]
+    made = []
+    for host in hosts:
+        limit = "" if host.role is Role.WEB else " gso_max_segs 1"
+        made.append(
+            f"link add name eth0 address {_mac(host, 2)} mtu 1500{limit} netns {place.namespace(host.name)}"
+            f" type veth peer name {host.name} address {_mac(host, 1)} mtu 1500 netns {core}{limit}"
+        )
+    return made
 
 
 def _mac(host: Host, end: int) -> str:
