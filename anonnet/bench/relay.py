@@ -32,7 +32,7 @@ from anonnet.bench.planes import Site, lay_routes
 from anonnet.lab import namespaces
 from anonnet.lab.place import Place
 from anonnet.net.driver import Driver
-from anonnet.net.mmsg import BATCH, Receiver, Sender
+from anonnet.net.mmsg import BATCH, Departure, Receiver, Sender
 from anonnet.net.sockets import Listening, open_sockets
 from anonnet.node import pipe
 from anonnet.node.privileges import cling
@@ -229,9 +229,12 @@ def _pass_on(rig: _Rig, count: mmap.mmap) -> None:
                 outbox = sides[address][0]
                 outbox.views[filled[address]][:] = inbox.memory[start : start + outbox.length]
                 filled[address] += 1
+            passed += len(inbox.lengths)
             for address, number in filled.items():
-                sides[address][1].send(number)
-                passed += number
+                sender = sides[address][1]
+                if number and sender.ready != number:
+                    sender.lay_out(number)
+            Departure([sides[address][1] for address, number in filled.items() if number]).send()
         count[:] = passed.to_bytes(8, sys.byteorder)
 
 

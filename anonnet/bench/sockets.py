@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from anonnet.bench.parts import CELLS
-from anonnet.net.mmsg import Receiver, Sender
+from anonnet.net.mmsg import Departure, Receiver, Sender
 from anonnet.proto.inbox import Outbox
 from anonnet.proto.orders import Endpoint
 from anonnet.spec import IP_PROTOCOL, Format
@@ -43,14 +43,16 @@ def measure(fmt: Format, transport: str, ticks: int, offload: bool = True) -> So
         # Only by its name does a sender tell that a socket can split what it is given.
         endpoint = Endpoint(transport if offload else "raw", LOOPBACK, port)
         sender, receiver = Sender(sending, endpoint, Outbox(fmt, CELLS)), Receiver(receiving, transport)
+        sender.lay_out(CELLS)
+        departure = Departure([sender])
         sends, receives = [], []
         for _ in range(ticks):
             start = time.perf_counter_ns()
-            error = sender.send(CELLS)
+            failed = departure.send()
             sent = time.perf_counter_ns()
             receiver.receive()
             receives.append(time.perf_counter_ns() - sent)
             sends.append(sent - start)
-            assert not error
+            assert not failed
             assert len(receiver.inbox.lengths) == CELLS
         return SocketCost(*(statistics.median(costs) / CELLS / 1000 for costs in (sends, receives)))

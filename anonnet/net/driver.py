@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
-from anonnet.net.mmsg import BATCH, Receiver, Sender, send_one
+from anonnet.net.mmsg import BATCH, Departure, Receiver, Sender, send_one
 from anonnet.net.tunfile import TunFile
 from anonnet.proto.lane import PlaneLink
 from anonnet.proto.orders import AttachTun, DetachTun, Order, Report, Stop
@@ -59,7 +59,7 @@ class Driver:
         self._senders: dict[int, Sender] = {}
         self._tuns: dict[str, TunFile] = {}
         self._roles: dict[int, str] = {}
-        self._waiting: list[tuple[Beat, list[PlaneLink]]] = []  # sealed, not yet due
+        self._waiting: list[tuple[Beat, list[PlaneLink], Departure]] = []  # sealed, not yet due
         self._running = True
         self._emptied = True  # nothing was left unread when the last batch was sealed
         self._at_once = min(BATCH, AT_ONCE_NS // plane.engine.lead_cell_ns)
@@ -93,13 +93,16 @@ class Driver:
                         continue
                     if beat.prepare_at <= now:
                         self._catch_up(beat.deadline - LEAD_BASE_NS)
-                        self._waiting.append((beat, plane.prepare(beat)))
+                        links = plane.prepare(beat)
+                        self._waiting.append((beat, links, self._address(links)))
                         break
                     wake = min(wake, beat.prepare_at)
                 else:
                     self._attend(max(0, wake - now) / 1e9)
 
-    def _emit(self, beat: Beat, links: list[PlaneLink]) -> None:
+    def _address(self, links: list[PlaneLink]) -> Departure:
+        """What is to leave over these links, in their order; ready before its moment."""
+        senders = []
         for link in links:
             sender = self._senders.get(link.handle)
             if sender is None or sender.endpoint is not link.endpoint:
@@ -107,8 +110,20 @@ class Driver:
                 if sock is None:
                     continue
                 sender = self._senders[link.handle] = Sender(sock, link.endpoint, link.outbox)
+            if sender.ready != link.ready:
+                sender.lay_out(link.ready)
+            senders.append(sender)
+        return Departure(senders)
+
+    def _emit(self, beat: Beat, links: list[PlaneLink], departure: Departure) -> None:
+        failed = departure.send()
+        for link in links:
             if link.ready:
-                link.send_error = sender.send(link.ready)
+                link.send_error = 0
+        for sender, number in failed:
+            for link in links:
+                if self._senders.get(link.handle) is sender:
+                    link.send_error = number
         self._plane.emitted(beat, links, self._clock())
         strays = self._plane.strays
         while strays:

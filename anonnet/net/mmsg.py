@@ -10,6 +10,9 @@ import ctypes
 import errno
 import socket
 import struct
+from collections.abc import Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Final
 
 from anonnet.proto.inbox import STRIDE, Inbox, Outbox
@@ -126,58 +129,87 @@ class Receiver:
 
 
 class Sender:
-    """One link's outbox, addressed: `send` emits the first datagrams of it in one system call."""
+    """One link's outbox, addressed; a `Departure` takes what has been laid out."""
 
     def __init__(self, sock: socket.socket, endpoint: Endpoint, outbox: Outbox) -> None:
         self.endpoint = endpoint
-        self._fd = sock.fileno()
+        self.fd = sock.fileno()
+        self.ready = 0  # datagrams laid out
+        self.messages = b""  # headers of the messages that carry them
         self._length = outbox.length
         self._per_message = MAX_SEGMENTS if endpoint.transport == "udp" else 1
         count = -(-outbox.count // self._per_message)
-        self._outbox = outbox
         self._memory = (ctypes.c_char * len(outbox.memory)).from_buffer(outbox.memory)
-        self._name = ctypes.create_string_buffer(pack_sockaddr(endpoint), _NAME_LEN)
+        name = pack_sockaddr(endpoint)
+        self._name = ctypes.create_string_buffer(name, _NAME_LEN)
         self._control = ctypes.create_string_buffer(_CMSG[:16] + self._length.to_bytes(2, "little"), 24)
         self._iovecs = (_Iovec * count)()
         self._headers = (_Mmsghdr * count)()
-        self._sizes = [0] * count
         for i in range(count):
             start = i * self._per_message * self._length
             self._iovecs[i].base = ctypes.addressof(self._memory) + start
             self._headers[i].name = ctypes.addressof(self._name)
-            self._headers[i].namelen = len(pack_sockaddr(endpoint))
+            self._headers[i].namelen = len(name)
             self._headers[i].iov = ctypes.addressof(self._iovecs[i])
             self._headers[i].iovlen = 1
-        self._address = ctypes.addressof(self._headers)
-        self._laid_out = self._messages = 0
 
-    def _lay_out(self, ready: int) -> None:
-        """Say how many datagrams each message has; the same tick after tick once a link is up."""
-        self._laid_out = ready
-        self._messages = -(-ready // self._per_message)
+    def lay_out(self, ready: int) -> None:
+        """Have the first `ready` datagrams leave, from the next Departure on."""
+        self.ready = ready
         for i, header in enumerate(self._headers):
             held = max(0, min(ready - i * self._per_message, self._per_message))
             self._iovecs[i].len = held * self._length
             several = held > 1
             header.control = ctypes.addressof(self._control) if several else None
             header.controllen = 24 if several else 0
+        self.messages = bytes(self._headers)[: -(-ready // self._per_message) * _MMSGHDR_LEN]
 
-    def send(self, ready: int) -> int:
-        """Send the first `ready` datagrams; return the errno of the first that would not go, else 0."""
-        if not ready:
-            return 0
-        if ready != self._laid_out:
-            self._lay_out(ready)
-        done, messages = 0, self._messages
-        while done < messages:
-            sent = _sendmmsg(self._fd, self._address + done * _MMSGHDR_LEN, messages - done, 0)
-            if sent < 0:
-                number = ctypes.get_errno()
-                if number != errno.EINTR:
-                    return number
+
+class Departure:
+    """What leaves at one moment, of however many links: a system call for those of one socket in a row."""
+
+    def __init__(self, senders: Sequence[Sender]) -> None:
+        self._senders = senders  # they have the memory that the headers point to
+        self._calls = [_Call(fd, list(group)) for fd, group in groupby(senders, key=attrgetter("fd"))]
+
+    def send(self) -> list[tuple[Sender, int]]:
+        """Send all; return whose datagrams would not go, from some on, and the errno of the first."""
+        failed: list[tuple[Sender, int]] = []
+        for call in self._calls:
+            call.send(failed)
+        return failed
+
+
+class _Call:
+    """Messages of one socket."""
+
+    def __init__(self, fd: int, senders: list[Sender]) -> None:
+        self._fd = fd
+        self._senders = senders
+        self._headers = bytearray().join([sender.messages for sender in senders])
+        self._count = len(self._headers) // _MMSGHDR_LEN
+        self._address = ctypes.addressof((ctypes.c_char * len(self._headers)).from_buffer(self._headers))
+
+    def send(self, failed: list[tuple[Sender, int]]) -> None:
+        done = 0
+        while done < self._count:
+            sent = _sendmmsg(self._fd, self._address + done * _MMSGHDR_LEN, self._count - done, 0)
+            if sent >= 0:
+                done += sent
                 continue
-            done += sent
-        return 0
+            number = ctypes.get_errno()
+            if number != errno.EINTR:
+                sender, done = self._owner(done)
+                failed.append((sender, number))
+
+    def _owner(self, message: int) -> tuple[Sender, int]:
+        """Whose message that is, and the number of the first after his."""
+        end = 0
+        for sender in self._senders:
+            end += len(sender.messages) // _MMSGHDR_LEN
+            if message < end:
+                return sender, end
+        raise IndexError(message)
 
 
 def send_one(sock: socket.socket, datagram: bytes, endpoint: Endpoint) -> None:
