@@ -7,9 +7,11 @@ typedef struct {
     PyObject *link;
     AeadObject *opener;
     Window window;
+    PyObject *routes; /* the link's, once they were asked for */
     Py_ssize_t length;
-    long long received;
-    char confirms;
+    long long received, last_received;
+    uint8_t name[NAME_LEN]; /* where the last datagram came from that was looked at for that */
+    char confirms, named;
 } SessionObject;
 
 static int session_clear(PyObject *object)
@@ -17,12 +19,14 @@ static int session_clear(PyObject *object)
     SessionObject *self = (SessionObject *)object;
     Py_CLEAR(self->link);
     Py_CLEAR(self->opener);
+    Py_CLEAR(self->routes);
     return 0;
 }
 
 static int session_traverse(PyObject *object, visitproc visit, void *arg)
 {
     Py_VISIT(((SessionObject *)object)->link);
+    Py_VISIT(((SessionObject *)object)->routes);
     return 0;
 }
 
@@ -68,11 +72,23 @@ static PyObject *session_missing(PyObject *object, void *closure)
     return missing;
 }
 
+static PyObject *session_forget_source(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    ((SessionObject *)object)->named = 0;
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef session_methods[] = {
+    {"forget_source", session_forget_source, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
 static PyGetSetDef session_getset[] = {{"missing", session_missing, NULL, NULL, NULL}, {NULL, NULL, NULL, NULL, NULL}};
 static PyMemberDef session_members[] = {
     {"link", T_OBJECT_EX, offsetof(SessionObject, link), READONLY, NULL},
     {"length", T_PYSSIZET, offsetof(SessionObject, length), READONLY, NULL},
     {"received", T_LONGLONG, offsetof(SessionObject, received), READONLY, NULL},
+    {"last_received", T_LONGLONG, offsetof(SessionObject, last_received), READONLY, NULL},
     {"confirms", T_BOOL, offsetof(SessionObject, confirms), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
@@ -86,6 +102,7 @@ PyTypeObject ReceiveSessionType = {
     .tp_dealloc = session_dealloc,
     .tp_traverse = session_traverse,
     .tp_clear = session_clear,
+    .tp_methods = session_methods,
     .tp_getset = session_getset,
     .tp_members = session_members,
 };
@@ -184,17 +201,15 @@ static PyObject *intake_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     return (PyObject *)self;
 }
 
-/* What the last datagram was of: most of a burst are of one session. Strong references. */
+/* What the last datagram was of: most of a burst are of one session. A strong reference. */
 typedef struct {
     SessionObject *session;
     uint32_t start;
-    PyObject *routes; /* of its link; NULL: not looked up */
 } Current;
 
 static void forget(Current *current)
 {
     Py_CLEAR(current->session);
-    Py_CLEAR(current->routes);
 }
 
 /* Find the session of a datagram; NULL if there is none, or with an exception. */
@@ -263,6 +278,7 @@ typedef struct {
 typedef struct {
     IntakeObject *self;
     PyObject *inbox, *checked; /* the link that was heard of last; borrowed, compared only */
+    const uint8_t *names;      /* NULL: there are none */
     Current current;
     long long now;
     bool together; /* cells that go on are left for `forward_all` */
@@ -312,21 +328,17 @@ static PyObject *shown(const Plain *plain, const uint8_t *cell)
     return plain->row;
 }
 
-static PyObject *routes_of(Current *current, const Arrival *arrival)
+/* The same dict for as long as there is the link. */
+static PyObject *routes_of(SessionObject *session)
 {
-    if (current->session != arrival->session) {
-        forget(current);
-        current->session = (SessionObject *)Py_NewRef(arrival->session);
-        current->start = get32(arrival->datagram);
-    }
-    if (current->routes == NULL) {
-        current->routes = PyObject_GetAttrString(arrival->session->link, "routes");
-        if (current->routes != NULL && !PyDict_Check(current->routes)) {
-            Py_CLEAR(current->routes);
+    if (session->routes == NULL) {
+        session->routes = PyObject_GetAttrString(session->link, "routes");
+        if (session->routes != NULL && !PyDict_Check(session->routes)) {
+            Py_CLEAR(session->routes);
             PyErr_SetString(PyExc_TypeError, "routes are a dict");
         }
     }
-    return current->routes;
+    return session->routes;
 }
 
 static int forward_later(IntakeObject *self, PyObject *inlet, const Arrival *arrival, uint32_t slot);
@@ -337,7 +349,7 @@ static int hand_on(Burst *burst, const Arrival *arrival, uint32_t route_id)
     const Plain *plain = arrival->plain;
     uint32_t slot = get32(arrival->cell + 4);
     size_t len = (size_t)plain->cell.len;
-    PyObject *routes = routes_of(&burst->current, arrival), *key = NULL;
+    PyObject *routes = routes_of(arrival->session), *key = NULL;
     if (routes == NULL || (key = PyLong_FromUnsignedLong(route_id)) == NULL)
         return -1;
     PyObject *receive = PyDict_GetItemWithError(routes, key);
@@ -356,6 +368,29 @@ static int hand_on(Burst *burst, const Arrival *arrival, uint32_t route_id)
     return state;
 }
 
+/* Whether a datagram came from elsewhere than the last that was asked about, for all one can tell. */
+static bool moved(const Burst *burst, SessionObject *session, Py_ssize_t index)
+{
+    if (burst->names == NULL)
+        return true;
+    const uint8_t *name = burst->names + index * NAME_LEN;
+    if (session->named && memcmp(session->name, name, NAME_LEN) == 0)
+        return false;
+    memcpy(session->name, name, NAME_LEN);
+    session->named = 1;
+    return true;
+}
+
+/* A datagram newer than all before: addresses, keys and the time of life are seen to once a burst. */
+static int heard(Burst *burst, SessionObject *session, Py_ssize_t index)
+{
+    burst->checked = session->link;
+    session->last_received = burst->now;
+    if (!moved(burst, session, index) && !session->confirms)
+        return 0;
+    return called(PyObject_CallFunction(burst->self->heard, "OOOn", session->link, session, burst->inbox, index));
+}
+
 /* What becomes of a datagram once it has been opened. */
 static int settle(Burst *burst, Arrival *arrival)
 {
@@ -366,12 +401,9 @@ static int settle(Burst *burst, Arrival *arrival)
     if (!window_accept(&session->window, counter))
         return 0;
     session->received++;
-    if (session->link != burst->checked && counter == session->window.greatest) {
-        burst->checked = session->link;
-        if (called(PyObject_CallFunction(burst->self->heard, "OOOn", session->link, session, burst->inbox,
-                                         arrival->index)) < 0)
-            return -1;
-    }
+    if (session->link != burst->checked && counter == session->window.greatest &&
+        heard(burst, session, arrival->index) < 0)
+        return -1;
     uint32_t route_id = get32(arrival->cell);
     if (route_id == ROUTE_NULL)
         return 0;
@@ -553,6 +585,40 @@ static int share(IntakeObject *self, PyObject *lengths, bool *together)
     return self->batch ? 0 : -1;
 }
 
+/* The names of sources, if the inbox has any; `view` is to be released if it has. */
+static int names_of(Burst *burst, Py_ssize_t count, Py_buffer *view)
+{
+    PyObject *names = PyObject_GetAttrString(burst->inbox, "names");
+    view->obj = NULL;
+    int state = names == NULL ? -1 : names == Py_None ? 0 : PyObject_GetBuffer(names, view, PyBUF_SIMPLE);
+    Py_XDECREF(names);
+    if (state < 0 || view->obj == NULL)
+        return state;
+    if (view->len / NAME_LEN < count) {
+        PyErr_SetString(PyExc_ValueError, "more than the inbox holds");
+        PyBuffer_Release(view);
+        return -1;
+    }
+    burst->names = view->buf;
+    return 0;
+}
+
+static int take_inbox_in(Burst *burst, PyObject *lengths, Py_ssize_t offset)
+{
+    Py_buffer memory, names;
+    if (share(burst->self, lengths, &burst->together) < 0 || object_buffer(burst->inbox, "memory", &memory) < 0)
+        return -1;
+    int state = names_of(burst, PySequence_Fast_GET_SIZE(lengths), &names);
+    if (state == 0) {
+        state = take_all_in(burst, lengths, &memory, offset);
+        if (state < 0 && burst->self->batch != NULL)
+            clear_arrivals(burst->self->batch);
+        PyBuffer_Release(&names);
+    }
+    PyBuffer_Release(&memory);
+    return state;
+}
+
 static PyObject *intake_receive(PyObject *object, PyObject *const *args, Py_ssize_t count)
 {
     if (count != 2) {
@@ -574,18 +640,9 @@ static PyObject *intake_receive(PyObject *object, PyObject *const *args, Py_ssiz
     PyObject *given = PyObject_GetAttrString(burst.inbox, "lengths");
     PyObject *lengths = given ? PySequence_Fast(given, "lengths are a sequence") : NULL;
     Py_XDECREF(given);
-    Py_buffer memory;
     if (lengths == NULL)
         return NULL;
-    int state = share(burst.self, lengths, &burst.together);
-    if (state == 0)
-        state = object_buffer(burst.inbox, "memory", &memory);
-    if (state == 0) {
-        state = take_all_in(&burst, lengths, &memory, offset);
-        if (state < 0 && burst.self->batch != NULL)
-            clear_arrivals(burst.self->batch);
-        PyBuffer_Release(&memory);
-    }
+    int state = take_inbox_in(&burst, lengths, offset);
     forget(&burst.current);
     Py_DECREF(lengths);
     if (state < 0)

@@ -31,6 +31,7 @@ enum {
     TYPE_FIRST_HANDSHAKE = 1,
     TYPE_LAST_HANDSHAKE = 3,
     STRIDE = 2048, /* proto/inbox.py */
+    NAME_LEN = 28, /* the same */
     CACHE_LINE = 64,
     WINDOW = 2048, /* crypto/replay.py; a multiple of 64 */
     MAX_THREADS = 64,

@@ -15,7 +15,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Final
 
-from anonnet.proto.inbox import STRIDE, Inbox, Outbox
+from anonnet.proto.inbox import NAME_LEN, STRIDE, Inbox, Outbox
 from anonnet.proto.orders import Endpoint
 
 BATCH: Final = 64  # datagrams received in one call
@@ -55,7 +55,6 @@ _MMSGHDR_LEN: Final = ctypes.sizeof(_Mmsghdr)
 assert _MMSGHDR_LEN == 64
 _LENGTHS: Final = slice(_Mmsghdr.len.offset // 4, None, _MMSGHDR_LEN // 4)
 
-_NAME_LEN: Final = 28  # sockaddr_in6, the longer one
 _SOCKADDR4: Final = struct.Struct("=H2s4s8x")
 _SOCKADDR6: Final = struct.Struct("=H2sI16sI")
 _CMSG: Final = struct.pack("@QiiH6x", 18, SOL_UDP, UDP_SEGMENT, 0)
@@ -87,11 +86,11 @@ class Receiver:
     def __init__(self, sock: socket.socket, transport: str) -> None:
         self.sock = sock
         raw4 = transport == "raw" and sock.family == socket.AF_INET
-        self.inbox = Inbox(BATCH, IPV4_HEADER_LEN if raw4 else 0, self._source)
+        self._names = bytearray(BATCH * NAME_LEN)
+        self.inbox = Inbox(BATCH, IPV4_HEADER_LEN if raw4 else 0, self._source, self._names)
         self._fd = sock.fileno()
         self._offset = self.inbox.offset
         self._transport = transport
-        self._names = bytearray(BATCH * _NAME_LEN)
         self._seen: dict[bytes, Endpoint] = {}
         memory = (ctypes.c_char * len(self.inbox.memory)).from_buffer(self.inbox.memory)
         names = (ctypes.c_char * len(self._names)).from_buffer(self._names)
@@ -101,8 +100,8 @@ class Receiver:
         self._lengths = memoryview(self._block).cast("I")[_LENGTHS]
         for i in range(BATCH):
             self._iovecs[i] = _Iovec(ctypes.addressof(memory) + i * STRIDE, STRIDE)
-            self._headers[i].name = ctypes.addressof(names) + i * _NAME_LEN
-            self._headers[i].namelen = _NAME_LEN
+            self._headers[i].name = ctypes.addressof(names) + i * NAME_LEN
+            self._headers[i].namelen = NAME_LEN
             self._headers[i].iov = ctypes.addressof(self._iovecs[i])
             self._headers[i].iovlen = 1
         self._address = ctypes.addressof(self._headers)
@@ -119,7 +118,7 @@ class Receiver:
         return bool(count == limit)
 
     def _source(self, index: int) -> Endpoint:
-        raw = bytes(self._names[index * _NAME_LEN : index * _NAME_LEN + _NAME_LEN])
+        raw = bytes(self._names[index * NAME_LEN : index * NAME_LEN + NAME_LEN])
         endpoint = self._seen.get(raw)
         if endpoint is None:
             if len(self._seen) > 4096:  # strangers must not fill memory
@@ -141,7 +140,7 @@ class Sender:
         count = -(-outbox.count // self._per_message)
         self._memory = (ctypes.c_char * len(outbox.memory)).from_buffer(outbox.memory)
         name = pack_sockaddr(endpoint)
-        self._name = ctypes.create_string_buffer(name, _NAME_LEN)
+        self._name = ctypes.create_string_buffer(name, NAME_LEN)
         self._control = ctypes.create_string_buffer(_CMSG[:16] + self._length.to_bytes(2, "little"), 24)
         self._iovecs = (_Iovec * count)()
         self._headers = (_Mmsghdr * count)()

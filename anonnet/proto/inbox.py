@@ -13,6 +13,7 @@ from anonnet.proto.orders import Endpoint
 from anonnet.spec import FORMATS, HEADER_LEN, Format
 
 STRIDE = 2048  # bytes per received datagram: the longest, with any IP header
+NAME_LEN = 28  # of a source as the kernel writes it: sockaddr_in6, the longer one
 
 
 class FormatViews(NamedTuple):
@@ -32,9 +33,15 @@ class FormatViews(NamedTuple):
 
 
 class Inbox:
-    """`count` rows of `STRIDE` bytes; a datagram begins `offset` bytes into its row (the IP header)."""
+    """`count` rows of `STRIDE` bytes; a datagram begins `offset` bytes into its row (the IP header).
 
-    def __init__(self, count: int, offset: int, source: Callable[[int], Endpoint]) -> None:
+    `names` has `NAME_LEN` bytes for each row, which are the same for all that come from one source; without
+    it, each source must be looked at.
+    """
+
+    def __init__(
+        self, count: int, offset: int, source: Callable[[int], Endpoint], names: bytearray | None = None
+    ) -> None:
         self.count = count
         self.offset = offset
         self.memory = memoryview(bytearray(count * STRIDE))
@@ -43,6 +50,7 @@ class Inbox:
         }
         self.lengths: Sequence[int] = ()
         self.source = source
+        self.names = names
 
     def datagram(self, index: int) -> bytes:
         """Copy out datagram `index` of the last receive."""

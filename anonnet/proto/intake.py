@@ -9,7 +9,7 @@ from cryptography.exceptions import InvalidTag
 
 from anonnet.crypto.replay import ReplayWindow
 from anonnet.crypto.suite import Open
-from anonnet.proto.inbox import Inbox
+from anonnet.proto.inbox import NAME_LEN, Inbox
 from anonnet.spec import ROUTE_CONTROL, ROUTE_NULL, DatagramType
 from anonnet.wire.cell import CELL_HEADER, CellRow
 from anonnet.wire.datagram import HEADER
@@ -26,7 +26,7 @@ _cell_header: Final = CELL_HEADER.unpack_from
 class ReceiveSession:
     """Keys and replay window for what a neighbour sends us under one receiver index."""
 
-    __slots__ = ("confirms", "length", "link", "open", "received", "window")
+    __slots__ = ("_name", "confirms", "last_received", "length", "link", "open", "received", "window")
 
     def __init__(self, link: PlaneLink, length: int, open_: Open, confirms: bool) -> None:
         self.link = link
@@ -35,19 +35,33 @@ class ReceiveSession:
         self.window = ReplayWindow()
         self.confirms = confirms  # its first datagram tells that the neighbour has the new keys
         self.received = 0
+        self.last_received = 0  # when a datagram newer than all before came
+        self._name = b""
 
     @property
     def missing(self) -> int:
         """Datagrams below the greatest counter seen that did not come."""
         return self.window.greatest + 1 - self.received
 
+    def moved(self, inbox: Inbox, index: int) -> bool:
+        """Whether a datagram came from elsewhere than the last that was asked about, for all one can tell."""
+        if inbox.names is None:
+            return True
+        before, self._name = self._name, bytes(inbox.names[index * NAME_LEN : (index + 1) * NAME_LEN])
+        return self._name != before
+
+    def forget_source(self) -> None:
+        """Let whatever comes next count as from elsewhere."""
+        self._name = b""
+
 
 class Intake:
     """What becomes of datagrams that have come in.
 
     `plain` has a row for each datagram length, in which cells are opened. `heard` is told of a link, once a
-    burst: a datagram of the session came, newer than all before. `control` takes cells of control channels,
-    `handshake` whole datagrams that control must look at; all else without a session is counted.
+    burst at most: a datagram of the session came, newer than all before, and it confirms keys, or is not from
+    where the last was that was looked at. `control` takes cells of control channels, `handshake` whole
+    datagrams that control must look at; all else without a session is counted.
     """
 
     def __init__(
@@ -91,8 +105,8 @@ class Intake:
             session.received += 1
             link = session.link
             if link is not checked and counter == session.window.greatest:
-                checked = link  # once a burst: addresses, keys and the time of life
-                self._heard(link, session, inbox, index)
+                checked = link
+                self._see_to(session, inbox, index, now)
             route_id, slot = _cell_header(row.cell)
             if route_id == ROUTE_NULL:
                 continue
@@ -102,3 +116,9 @@ class Intake:
             receive = link.routes.get(route_id)
             if receive is not None:
                 receive(slot, row, now)
+
+    def _see_to(self, session: ReceiveSession, inbox: Inbox, index: int, now: int) -> None:
+        """Addresses, keys and the time of life: once a burst."""
+        session.last_received = now
+        if session.moved(inbox, index) or session.confirms:
+            self._heard(session.link, session, inbox, index)

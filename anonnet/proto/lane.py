@@ -48,8 +48,7 @@ class PlaneLink:
         self._next_tick = 0
         self._pending: tuple[bytes, int] | None = None
         self.sent = self.late = self.skipped = self.forged = 0
-        self.received = self.missed = 0  # by sessions that are no more
-        self.last_received = 0
+        self.received = self.missed = self._last_received = 0  # by sessions that are no more
         self.send_error = 0  # errno of the last emission, 0 if all went out
 
     @property
@@ -78,6 +77,12 @@ class PlaneLink:
             self._word = word(DatagramType.DATA, index)
             self._counter = 0
 
+    def move(self, endpoint: Endpoint) -> None:
+        """Send there from now on, until it is heard from elsewhere."""
+        self.endpoint = endpoint
+        for session in self.sessions.values():
+            session.forget_source()
+
     def drop_session(self) -> None:
         """Forget keys, routes and everything queued: the neighbour is gone."""
         self._seal = None
@@ -93,6 +98,7 @@ class PlaneLink:
     def _retire(self, session: ReceiveSession) -> None:
         self.received += session.received
         self.missed += session.missing
+        self._last_received = max(self._last_received, session.last_received)
 
     def add_lane(self, lane: Lane) -> None:
         """Let a route have its slots from the next tick on.
@@ -148,7 +154,9 @@ class PlaneLink:
 
     def stats(self) -> LinkStats:
         """Counters since the link began."""
-        received = self.received + sum(session.received for session in self.sessions.values())
-        missed = self.missed + sum(session.missing for session in self.sessions.values())
+        sessions = self.sessions.values()
+        received = self.received + sum(session.received for session in sessions)
+        missed = self.missed + sum(session.missing for session in sessions)
+        last_received = max([self._last_received, *(session.last_received for session in sessions)])
         return LinkStats(self.handle, self.sent, received, missed, self.late, self.skipped,
-                         self.forged, self.last_received, self.send_error)  # fmt: skip
+                         self.forged, last_received, self.send_error)  # fmt: skip

@@ -82,10 +82,9 @@ class Plane:
         self._intake.receive(inbox, now)
 
     def _heard(self, link: PlaneLink, session: ReceiveSession, inbox: Inbox, index: int) -> None:
-        link.last_received = self._now
         source = inbox.source(index)
         if source != link.endpoint:
-            link.endpoint = source
+            link.move(source)
             self.reports.append(o.Roamed(link.handle, source))
         if session.confirms and session is next(reversed(link.sessions.values())):
             session.confirms = False
@@ -194,7 +193,7 @@ class Plane:
             order.local_index, order.remote_index, order.send_key, order.receive_key, order.confirm
         )
         if order.endpoint is not None:
-            link.endpoint = order.endpoint
+            link.move(order.endpoint)
         self._forget_sessions(link)
         self._sessions.update(link.sessions)
 

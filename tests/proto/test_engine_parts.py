@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from anonnet import native, spec
 from anonnet.crypto.replay import WINDOW
 from anonnet.proto.engine import PYTHON, Engine
-from anonnet.proto.inbox import STRIDE
+from anonnet.proto.inbox import NAME_LEN, STRIDE
 from anonnet.proto.orders import RATE_UNIT
 from anonnet.proto.slots import MOST_OWED
 from anonnet.spec import HEADER_LEN, NARROW, SLOT_MASK, TAG_LEN, Format
@@ -31,7 +31,8 @@ def random_row(fmt: Format, random: Random) -> CellRow:
 
 
 def test_both_know_the_same_numbers() -> None:
-    own = {"STRIDE": STRIDE, "WINDOW": WINDOW, "RATE_UNIT": RATE_UNIT, "MOST_OWED": MOST_OWED}
+    own = {"STRIDE": STRIDE, "NAME_LEN": NAME_LEN, "WINDOW": WINDOW}
+    own |= {"RATE_UNIT": RATE_UNIT, "MOST_OWED": MOST_OWED}
     assert native.module is not None
     for name, value in native.module.CONSTANTS.items():
         assert value == own.get(name, getattr(spec, name, None)), name

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from anonnet.proto import orders as o
 from anonnet.proto.engine import Engine
 from anonnet.spec import INNER4_CALLER, WIDE, Format
-from tests.proto.twins import FORMAT, LEFT, RIGHT, ROUTE, SEED, TICK, Chain, packet
+from tests.proto.twins import FORMAT, HERE, LEFT, RIGHT, ROUTE, SEED, THERE, TICK, Chain, packet
 
-OTHERS = ("bad", "good", "stall", "out", "in", "signal", "answer", "control", "rekey", "swap", "relay")
+PASSES = ("out", "in", "signal", "answer", "control")
+OTHERS = (*PASSES, "bad", "good", "stall", "rekey", "swap", "move", "relay")
 ACT = st.sampled_from(("tick",) * 8 + OTHERS)
 
 
@@ -39,6 +40,8 @@ def act(chain: Chain, what: str) -> None:  # noqa: PLR0912
         chain.rekey(chain.caller, chain.relay, LEFT, confirm=True)
     elif what == "swap":
         chain.rekey(chain.exit, chain.relay, RIGHT, confirm=False)
+    elif what == "move":
+        chain.source = random.choice([HERE, THERE])
     elif what == "relay":
         chain.end()
         chain.lay()

@@ -15,7 +15,7 @@ from scapy.layers.inet import IP, UDP
 from anonnet.crypto.onion import LayerKeys
 from anonnet.proto import orders as o
 from anonnet.proto.engine import PYTHON, Engine
-from anonnet.proto.inbox import STRIDE, Inbox
+from anonnet.proto.inbox import NAME_LEN, STRIDE, Inbox
 from anonnet.proto.plane import Plane
 from anonnet.spec import NARROW, WIDE, Format
 
@@ -25,7 +25,7 @@ LEFT, RIGHT, ROUTE, ROUTE_ID = 1, 2, 5, 300
 TICK = 5_000_000
 CELLS = 6
 RATE = CELLS * o.RATE_UNIT // TICK
-HERE = o.Endpoint("raw", "192.0.2.1", 0)
+HERE, THERE = (o.Endpoint("raw", f"192.0.2.{host}", 0) for host in (1, 2))
 POOL4, POOL6 = bytes([100, 127, 0, 9]), bytes(15) + b"\x09"
 
 
@@ -51,7 +51,9 @@ class Twins:
 
     def receive(self, datagrams: list[bytes], source: o.Endpoint = HERE) -> None:
         for plane in self.planes:
-            inbox = Inbox(max(1, len(datagrams)), 0, lambda _: source)
+            count = max(1, len(datagrams))
+            name = source.address.encode().ljust(NAME_LEN)
+            inbox = Inbox(count, 0, lambda _: source, bytearray(name * count))
             for index, datagram in enumerate(datagrams):
                 inbox.memory[index * STRIDE : index * STRIDE + len(datagram)] = datagram
             inbox.lengths = [len(datagram) for datagram in datagrams]
@@ -90,7 +92,7 @@ class Twins:
             (
                 self.unsigned(plane._stats(self.now)),
                 plane.to_tun, plane.strays, plane._intake.unknown,
-                [(list(k.sessions), k.endpoint, k.last_received, [x.credit for x in k.lanes], len(k.control))
+                [(list(k.sessions), k.endpoint, [x.credit for x in k.lanes], len(k.control))
                  for k in plane.links.values()],
             )
             for plane in self.planes
@@ -112,6 +114,7 @@ class Chain:
         self.caller, self.relay, self.exit = (Twins(seed + n, fast) for n in range(3))
         self.loss = 0.0
         self.delivered = 0
+        self.source = HERE  # of whatever comes to anybody
         self._late: list[tuple[Twins, bytes]] = []
         self.join(self.caller, self.relay, LEFT)
         self.join(self.relay, self.exit, RIGHT)
@@ -169,7 +172,7 @@ class Chain:
             for datagram in sent[source].get(link, []):
                 came[target] += self.carry(target, datagram)
         for twins, datagrams in came.items():
-            twins.receive(datagrams)
+            twins.receive(datagrams, self.source)
             for report in twins.compare():
                 self.hear(twins, report)
 
