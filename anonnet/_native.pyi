@@ -8,6 +8,7 @@ from anonnet.crypto.replay import ReplayWindow as ReplayWindow
 from anonnet.proto.intake import Intake as Intake
 from anonnet.proto.intake import ReceiveSession as ReceiveSession
 from anonnet.proto.queue import ForwardQueue as _PythonQueue
+from anonnet.proto.slots import Filler as Filler
 from anonnet.proto.slots import Lane as Lane
 from anonnet.proto.slots import fill as fill
 from anonnet.proto.transit import Inlet as Inlet

@@ -22,7 +22,7 @@ from anonnet.bench.planes import join, layer_keys
 from anonnet.net.mmsg import BATCH
 from anonnet.proto import orders as o
 from anonnet.proto.engine import Engine, choose
-from anonnet.proto.inbox import STRIDE, Inbox
+from anonnet.proto.inbox import NAME_LEN, STRIDE, Inbox
 from anonnet.proto.plane import Plane
 from anonnet.proto.profile import Schedule
 from anonnet.spec import WIDE
@@ -63,7 +63,7 @@ class Relay:
             for end, link in zip(self._ends, (left, right), strict=True):
                 end.obey(o.AddCallerRoute(route, link, 255 + route, rate, rate))
                 end.obey(o.AddHop(route, layer_keys(), layer_keys(), 0, 0))
-        self._inbox = Inbox(BATCH, 0, lambda _: HERE)
+        self._inbox = Inbox(BATCH, 0, lambda _: HERE, bytearray(BATCH * NAME_LEN))
 
     def tick(self) -> tuple[int, int, int]:
         """Let a tick go by; return ns of wall time taking in and sealing, and of CPU time of both."""

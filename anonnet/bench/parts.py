@@ -19,7 +19,7 @@ from typing import Final
 from anonnet.bench.planes import Site, join, lay_routes, layer_keys, left, right
 from anonnet.proto import orders as o
 from anonnet.proto.engine import Engine, choose
-from anonnet.proto.inbox import STRIDE, Inbox
+from anonnet.proto.inbox import NAME_LEN, STRIDE, Inbox
 from anonnet.proto.plane import Plane
 from anonnet.proto.profile import Schedule
 from anonnet.spec import Format
@@ -50,7 +50,8 @@ class Wire:
 
     def __init__(self, source: Plane, link: int, target: Plane) -> None:
         self._link, self._target = source.links[link], target
-        self._inbox = Inbox(self._link.outbox.count, 0, lambda index: HERE)
+        count = self._link.outbox.count
+        self._inbox = Inbox(count, 0, lambda index: HERE, bytearray(count * NAME_LEN))
 
     def carry(self) -> None:
         """Copy what is ready; `deliver` takes it up."""

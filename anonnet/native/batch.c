@@ -1,5 +1,5 @@
-/* Datagrams that a crew seals together: `fill` chooses the cells of one link after the other, in the order that the
- * schedule wants; `finish` has them all sealed. Whatever that needs is kept until then. */
+/* Datagrams that a crew seals together: `fill` chooses the cells of one link after the other, then has them all
+ * sealed. Whatever that needs is kept until then. */
 
 #include "native.h"
 
@@ -8,10 +8,8 @@ enum { TOGETHER = 4 }; /* datagrams that a thread takes at once */
 static struct {
     Place *places;
     size_t count, room;
-    PyObject **held; /* that have their cells */
+    PyObject **held; /* that have their cells, places and keys */
     size_t holds, hold_room;
-    Py_buffer *memories; /* of outboxes */
-    size_t outboxes, outbox_room;
     atomic_int failed;
 } batch;
 
@@ -37,7 +35,7 @@ static int make_room(void **array, size_t *room, size_t count, size_t size)
     return 0;
 }
 
-static int hold(PyObject *object)
+int batch_hold(PyObject *object)
 {
     if (batch.holds > 0 && batch.held[batch.holds - 1] == object)
         return 0;
@@ -53,19 +51,9 @@ int batch_add(Place place, PyObject *keeper)
         return -1;
     if (keeper == NULL)
         place.cell = memcpy(place.at + HEADER_LEN, place.cell, place.len); /* it is sealed where it stands */
-    else if (hold(keeper) < 0)
+    else if (batch_hold(keeper) < 0)
         return -1;
     batch.places[batch.count++] = place;
-    return 0;
-}
-
-int batch_keep(Py_buffer *memory, AeadObject *sealer)
-{
-    if (hold((PyObject *)sealer) < 0 ||
-        make_room((void **)&batch.memories, &batch.outbox_room, batch.outboxes, sizeof *batch.memories) < 0)
-        return -1;
-    batch.memories[batch.outboxes++] = *memory;
-    memory->obj = NULL;
     return 0;
 }
 
@@ -79,22 +67,14 @@ static void seal_item(void *context, size_t item, int who)
 void batch_drop(void)
 {
     batch.count = 0;
-    while (batch.outboxes > 0)
-        PyBuffer_Release(&batch.memories[--batch.outboxes]);
     while (batch.holds > 0)
         Py_DECREF(batch.held[--batch.holds]);
 }
 
-/* finish(): seal what `fill` has chosen. */
-PyObject *batch_finish(PyObject *module, PyObject *unused)
+int batch_seal(void)
 {
-    (void)module, (void)unused;
     atomic_store(&batch.failed, 0);
     crew_share(seal_item, NULL, batch.count, TOGETHER);
     batch_drop();
-    if (atomic_load(&batch.failed)) {
-        openssl_failed();
-        return NULL;
-    }
-    Py_RETURN_NONE;
+    return atomic_load(&batch.failed) ? openssl_failed() : 0;
 }

@@ -46,7 +46,6 @@ static PyObject *import(const char *module, const char *name)
 
 static PyMethodDef functions[] = {
     {"fill", (PyCFunction)(void (*)(void))outbox_fill, METH_FASTCALL, NULL},
-    {"finish", batch_finish, METH_NOARGS, NULL},
     {"threads", crew_threads, METH_O, NULL},
     {"join", (PyCFunction)(void (*)(void))train_join, METH_FASTCALL, NULL},
     {"complete", (PyCFunction)(void (*)(void))train_complete, METH_FASTCALL, NULL},
@@ -64,7 +63,7 @@ static struct PyModuleDef definition = {
 
 static PyTypeObject *const types[] = {
     &SealerType, &OpenerType, &LayerType, &OnionType, &ReplayWindowType, &SlotWindowType, &ForwardQueueType,
-    &InletType, &OutletType, &LaneType, &ReceiveSessionType, &IntakeType, &SegmenterType, &UnpackerType,
+    &InletType, &OutletType, &LaneType, &FillerType, &ReceiveSessionType, &IntakeType, &SegmenterType, &UnpackerType,
 };
 
 static int add_all(PyObject *module)

@@ -180,7 +180,7 @@ int outlet_take(PyObject *self, long long tick, Due *due);
 
 /* -- outbox.c, intake.c ------------------------------------------------------------------------------- */
 
-extern PyTypeObject LaneType, ReceiveSessionType, IntakeType;
+extern PyTypeObject LaneType, FillerType, ReceiveSessionType, IntakeType;
 PyObject *outbox_fill(PyObject *module, PyObject *const *args, Py_ssize_t count);
 
 /* -- batch.c ------------------------------------------------------------------------------------------ */
@@ -198,9 +198,9 @@ typedef struct {
 int place_seal(const Place *place, int who);
 /* Seal it later. `keeper` has the cell until then; without one it is copied at once. 0, or -1 with an exception. */
 int batch_add(Place place, PyObject *keeper);
-int batch_keep(Py_buffer *memory, AeadObject *sealer); /* takes over the outbox's memory */
+int batch_hold(PyObject *object); /* until it is sealed: whatever else it is made of */
 void batch_drop(void); /* all that was to be sealed: a link of the beat could not be filled */
-PyObject *batch_finish(PyObject *module, PyObject *unused);
+int batch_seal(void); /* all of it. 0, or -1 with an exception */
 /* -- segment.c ---------------------------------------------------------------------------------------- */
 
 extern PyTypeObject SegmenterType, UnpackerType;

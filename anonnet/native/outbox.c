@@ -175,7 +175,121 @@ static void fetch_ahead(PyObject *lanes, Py_ssize_t at)
     }
 }
 
-static int fill(Tick *tick, PyObject *lanes, long long number, PyObject *control, PyObject *control_cell, PyObject *null)
+typedef struct {
+    PyObject_HEAD
+    PyObject *lanes, *control, *control_cell, *null;
+    AeadObject *sealer; /* NULL: nothing to seal with */
+    Py_buffer memory;   /* the outbox's */
+    Py_ssize_t datagram_len, position;
+    uint64_t counter;
+    uint32_t start;
+} FillerObject;
+
+static int filler_clear(PyObject *object)
+{
+    FillerObject *self = (FillerObject *)object;
+    Py_CLEAR(self->lanes);
+    Py_CLEAR(self->control);
+    Py_CLEAR(self->control_cell);
+    Py_CLEAR(self->null);
+    Py_CLEAR(self->sealer);
+    return 0;
+}
+
+static int filler_traverse(PyObject *object, visitproc visit, void *arg)
+{
+    FillerObject *self = (FillerObject *)object;
+    Py_VISIT(self->lanes);
+    Py_VISIT(self->control);
+    Py_VISIT(self->control_cell);
+    Py_VISIT(self->null);
+    return 0;
+}
+
+static void filler_dealloc(PyObject *object)
+{
+    PyObject_GC_UnTrack(object);
+    filler_clear(object);
+    PyBuffer_Release(&((FillerObject *)object)->memory);
+    Py_TYPE(object)->tp_free(object);
+}
+
+static PyObject *filler_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"outbox", "lanes", "control", "control_cell", "null", NULL};
+    PyObject *outbox, *lanes, *control, *control_cell, *null;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!OOO", names, &outbox, &PyList_Type, &lanes, &control,
+                                     &control_cell, &null))
+        return NULL;
+    PyObject *length = PyObject_GetAttrString(outbox, "length");
+    Py_ssize_t datagram_len = length ? PyLong_AsSsize_t(length) : -1;
+    Py_XDECREF(length);
+    if (PyErr_Occurred())
+        return NULL;
+    FillerObject *self = (FillerObject *)type->tp_alloc(type, 0);
+    if (self == NULL)
+        return NULL;
+    self->lanes = Py_NewRef(lanes), self->control = Py_NewRef(control);
+    self->control_cell = Py_NewRef(control_cell), self->null = Py_NewRef(null);
+    self->datagram_len = datagram_len;
+    if (object_buffer(outbox, "memory", &self->memory) < 0) {
+        Py_CLEAR(self);
+    } else if (datagram_len <= HEADER_LEN + TAG_LEN || self->memory.len % datagram_len != 0) {
+        PyErr_SetString(PyExc_ValueError, "no such outbox");
+        Py_CLEAR(self);
+    }
+    return (PyObject *)self;
+}
+
+static PyObject *filler_use(PyObject *object, PyObject *args)
+{
+    FillerObject *self = (FillerObject *)object;
+    PyObject *sealer, *number;
+    if (!PyArg_ParseTuple(args, "O!O!", &SealerType, &sealer, &PyLong_Type, &number))
+        return NULL;
+    unsigned long start = PyLong_AsUnsignedLong(number);
+    if (PyErr_Occurred() || start > UINT32_MAX) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_ValueError, "no header begins so");
+        return NULL;
+    }
+    Py_XSETREF(self->sealer, (AeadObject *)Py_NewRef(sealer));
+    self->start = (uint32_t)start;
+    self->counter = 0;
+    Py_RETURN_NONE;
+}
+
+static PyObject *filler_stop(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    Py_CLEAR(((FillerObject *)object)->sealer);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef filler_methods[] = {
+    {"use", filler_use, METH_VARARGS, NULL},
+    {"stop", filler_stop, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+static PyMemberDef filler_members[] = {
+    {"position", T_PYSSIZET, offsetof(FillerObject, position), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+PyTypeObject FillerType = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "anonnet._native.Filler",
+    .tp_basicsize = sizeof(FillerObject),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .tp_new = filler_new,
+    .tp_dealloc = filler_dealloc,
+    .tp_traverse = filler_traverse,
+    .tp_clear = filler_clear,
+    .tp_methods = filler_methods,
+    .tp_members = filler_members,
+};
+
+static int fill_lanes(Tick *tick, PyObject *lanes, long long number)
 {
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(lanes); i++) {
         PyObject *lane = PyList_GET_ITEM(lanes, i);
@@ -190,11 +304,16 @@ static int fill(Tick *tick, PyObject *lanes, long long number, PyObject *control
         if (state < 0)
             return -1;
     }
+    return 0;
+}
+
+static int fill_rest(Tick *tick, const FillerObject *filler)
+{
     while (tick->left > 0) {
-        Py_ssize_t waiting = PyObject_Size(control);
+        Py_ssize_t waiting = PyObject_Size(filler->control);
         if (waiting < 0)
             return -1;
-        PyObject *cell = waiting ? PyObject_CallNoArgs(control_cell) : Py_NewRef(null);
+        PyObject *cell = waiting ? PyObject_CallNoArgs(filler->control_cell) : Py_NewRef(filler->null);
         if (cell == NULL)
             return -1;
         int state = seal_object(tick, cell);
@@ -205,46 +324,59 @@ static int fill(Tick *tick, PyObject *lanes, long long number, PyObject *control
     return 0;
 }
 
-/* fill(outbox, position, lanes, tick, seal, start, counter, control, control_cell, null) */
+static int filler_fill(FillerObject *self, long long number)
+{
+    Py_ssize_t places = self->datagram_len ? self->memory.len / self->datagram_len : 0, position = self->position;
+    if (self->sealer == NULL || self->lanes == NULL || position < 0 || position > places) {
+        PyErr_SetString(PyExc_ValueError, "no key to seal with, or no such place");
+        return -1;
+    }
+    Tick tick = {
+        .sealer = self->sealer,
+        .later = crew_size() > 1 && self->sealer->threads >= crew_size(),
+        .at = (uint8_t *)self->memory.buf + position * self->datagram_len,
+        .datagram_len = (size_t)self->datagram_len,
+        .cell_len = (size_t)self->datagram_len - HEADER_LEN - TAG_LEN,
+        .left = places - position,
+        .start = self->start,
+        .counter = self->counter,
+    };
+    self->counter += (uint64_t)tick.left; /* before they are used: none is used twice, whatever happens */
+    self->position = 0;
+    if (tick.later && (batch_hold((PyObject *)self) < 0 || batch_hold((PyObject *)tick.sealer) < 0))
+        return -1;
+    Py_INCREF(tick.sealer);
+    int state = fill_lanes(&tick, self->lanes, number) < 0 || fill_rest(&tick, self) < 0 ? -1 : 0;
+    Py_DECREF(tick.sealer);
+    return state;
+}
+
+/* fill(fillers, tick) */
 PyObject *outbox_fill(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     (void)module;
-    if (count != 10 || !PyList_Check(args[2]) || Py_TYPE(args[4]) != &SealerType) {
-        PyErr_SetString(PyExc_TypeError, "fill: wrong arguments");
+    if (count != 2 || !PyList_Check(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "fill(fillers, tick)");
         return NULL;
     }
-    Tick tick = {.sealer = (AeadObject *)args[4]};
-    Py_ssize_t position = PyLong_AsSsize_t(args[1]);
-    long long number = PyLong_AsLongLong(args[3]);
-    unsigned long start = PyLong_AsUnsignedLong(args[5]);
-    tick.counter = PyLong_AsUnsignedLongLong(args[6]);
-    PyObject *length = PyErr_Occurred() ? NULL : PyObject_GetAttrString(args[0], "length");
-    if (length == NULL)
+    long long number = PyLong_AsLongLong(args[1]);
+    if (number == -1 && PyErr_Occurred())
         return NULL;
-    Py_ssize_t datagram_len = PyLong_AsSsize_t(length);
-    Py_DECREF(length);
-    Py_buffer memory;
-    if (PyErr_Occurred() || object_buffer(args[0], "memory", &memory) < 0)
-        return NULL;
-    PyObject *result = NULL;
-    if (datagram_len <= HEADER_LEN + TAG_LEN || memory.len % datagram_len != 0 || position < 0 ||
-        position > memory.len / datagram_len || start > UINT32_MAX) {
-        PyErr_SetString(PyExc_ValueError, "fill: no such outbox");
-    } else {
-        tick.datagram_len = (size_t)datagram_len;
-        tick.cell_len = tick.datagram_len - HEADER_LEN - TAG_LEN;
-        tick.at = (uint8_t *)memory.buf + position * datagram_len;
-        tick.left = memory.len / datagram_len - position;
-        tick.start = (uint32_t)start;
-        tick.later = crew_size() > 1 && tick.sealer->threads >= crew_size();
-        PyObject *lanes = Py_NewRef(args[2]);
-        if ((!tick.later || batch_keep(&memory, tick.sealer) == 0) &&
-            fill(&tick, lanes, number, args[7], args[8], args[9]) == 0)
-            result = Py_NewRef(Py_None);
-        else
-            batch_drop();
-        Py_DECREF(lanes);
+    int state = 0;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(args[0]) && state == 0; i++) {
+        PyObject *filler = PyList_GET_ITEM(args[0], i);
+        if (Py_TYPE(filler) != &FillerType) {
+            PyErr_SetString(PyExc_TypeError, "not a native filler");
+            state = -1;
+        } else {
+            Py_INCREF(filler);
+            state = filler_fill((FillerObject *)filler, number);
+            Py_DECREF(filler);
+        }
     }
-    PyBuffer_Release(&memory);
-    return result;
+    if (state < 0) {
+        batch_drop();
+        return NULL;
+    }
+    return batch_seal() < 0 ? NULL : Py_NewRef(Py_None);
 }

@@ -20,7 +20,7 @@ from anonnet.proto.pacer import LEAD_CELL_NS
 from anonnet.proto.queue import SLIP_SPACING, ForwardQueue, Sizes
 from anonnet.proto.rewrite import Plain, nothing_plain
 from anonnet.proto.segment import Segmenter, Unpacker
-from anonnet.proto.slots import Lane, fill
+from anonnet.proto.slots import Filler, Lane, fill
 from anonnet.proto.train import Complete, Join, complete, join
 from anonnet.proto.transit import Inlet, Outlet
 from anonnet.proto.window import SlotWindow
@@ -45,10 +45,10 @@ class Engine:
     inlet: type[Inlet]
     outlet: type[Outlet]
     lane: type[Lane]
-    fill: Callable[..., None]
+    filler: type[Filler]
+    fill: Callable[[list[Filler], int], None]
     session: type[ReceiveSession]
     intake: type[Intake]
-    finish: Callable[[], None]  # seal what `fill` has left for later: after the last link of a beat
     threads: Callable[[int], int]  # let so many share the work, or as many as can be had; before any key
     segmenter: type[Segmenter]
     unpacker: type[Unpacker]
@@ -75,10 +75,10 @@ def python(suite: Suite) -> Engine:
         inlet=Inlet,
         outlet=Outlet,
         lane=Lane,
+        filler=Filler,
         fill=fill,
         session=ReceiveSession,
         intake=Intake,
-        finish=lambda: None,
         threads=lambda _wanted: 1,
         segmenter=Segmenter,
         unpacker=Unpacker,
@@ -105,10 +105,10 @@ def _native() -> Engine | None:
         inlet=module.Inlet,
         outlet=module.Outlet,
         lane=module.Lane,
+        filler=module.Filler,
         fill=module.fill,
         session=module.ReceiveSession,
         intake=module.Intake,
-        finish=module.finish,
         threads=module.threads,
         segmenter=module.Segmenter,
         unpacker=module.Unpacker,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
-from anonnet.crypto.suite import Seal
 from anonnet.proto.engine import Engine
 from anonnet.proto.inbox import Outbox
 from anonnet.proto.intake import ReceiveSession
@@ -14,7 +15,7 @@ from anonnet.proto.pacer import Beat
 from anonnet.proto.slots import Lane
 from anonnet.proto.transit import Receive
 from anonnet.spec import ROUTE_CONTROL, DatagramType, Format
-from anonnet.wire.cell import CELL_HEADER, rows
+from anonnet.wire.cell import CELL_HEADER, CellRow, rows
 from anonnet.wire.datagram import word
 
 MAX_CONTROL: Final = 1024  # queued control cells of a link
@@ -39,22 +40,16 @@ class PlaneLink:
         self.control: deque[bytes] = deque(maxlen=MAX_CONTROL)
         self.handshakes: deque[bytes] = deque(maxlen=64)
         self.sessions: dict[int, ReceiveSession] = {}
-        self._null = rows(fmt, 1)[0].cell
-        self._control_row = rows(fmt, 1)[0]
+        null, row = rows(fmt, 2)
+        control_cell = partial(_control_cell, self.control, row)
+        self.filler = engine.filler(self.outbox, self.lanes, self.control, control_cell, null.cell)
+        self.established = False  # whether there is a key to send with
         self._engine = engine
-        self._seal: Seal | None = None
-        self._word = 0
-        self._counter = 0
         self._next_tick = 0
         self._pending: tuple[bytes, int] | None = None
         self.sent = self.late = self.skipped = self.forged = 0
         self.received = self.missed = self._last_received = 0  # by sessions that are no more
         self.send_error = 0  # errno of the last emission, 0 if all went out
-
-    @property
-    def established(self) -> bool:
-        """Whether there is a key to send with."""
-        return self._seal is not None
 
     def set_session(self, local_index: int, remote_index: int, send_key: bytes, receive_key: bytes,
                     confirm: bool) -> None:  # fmt: skip
@@ -65,7 +60,7 @@ class PlaneLink:
         session = self._engine.session(self, self.format.datagram_len, open_, True)
         self.sessions[word(DatagramType.DATA, local_index)] = session
         self._pending = (send_key, remote_index)
-        if not confirm or self._seal is None:
+        if not confirm or not self.established:
             self.switch()
 
     def switch(self) -> None:
@@ -73,9 +68,8 @@ class PlaneLink:
         if self._pending is not None:
             key, index = self._pending
             self._pending = None
-            self._seal = self._engine.sealer(key)
-            self._word = word(DatagramType.DATA, index)
-            self._counter = 0
+            self.filler.use(self._engine.sealer(key), word(DatagramType.DATA, index))
+            self.established = True
 
     def move(self, endpoint: Endpoint) -> None:
         """Send there from now on, until it is heard from elsewhere."""
@@ -85,7 +79,8 @@ class PlaneLink:
 
     def drop_session(self) -> None:
         """Forget keys, routes and everything queued: the neighbour is gone."""
-        self._seal = None
+        self.filler.stop()
+        self.established = False
         self._pending = None
         for session in self.sessions.values():
             self._retire(session)
@@ -109,31 +104,34 @@ class PlaneLink:
         self.lanes.append(lane)
         self._new.append(lane)
 
-    def prepare(self) -> None:
-        """Fill the outbox for the beat's next tick: lanes, control, nulls; sealed and ready."""
-        outbox = self.outbox
-        position = 0
-        while self.handshakes and position < outbox.count:
-            outbox.views[position][:] = self.handshakes.popleft()
-            position += 1
-        if self._seal is None:
+    def begin(self, tick: int) -> bool:
+        """Begin the outbox of a tick: with handshakes; whether the filler is to fill the rest."""
+        position = self._put_handshakes() if self.handshakes else 0
+        if not self.established:
             self.ready = position
-            return
-        tick = self.beat.tick
+            return False
         if tick > self._next_tick:
             self._pass_over(tick - self._next_tick)
         self._next_tick = tick + 1
         if self._new:
-            cells = min(len(self.control), CONTROL_FIRST) * RATE_UNIT
-            for lane in self._new:
-                # Whole ticks: the next hop counts from the first cell, and slips if that tick brought few.
-                lane.credit = -lane.per_tick * -(-cells // lane.per_tick)
-            self._new.clear()
-        counter = self._counter
-        self._counter += outbox.count - position  # before they are used: none is used twice, whatever happens
-        self._engine.fill(outbox, position, self.lanes, tick, self._seal, self._word, counter,
-                          self.control, self._control_cell, self._null)  # fmt: skip
-        self.ready = outbox.count
+            self._let_control_go_first()
+        self.filler.position = position
+        self.ready = self.outbox.count
+        return True
+
+    def _put_handshakes(self) -> int:
+        position = 0
+        while self.handshakes and position < self.outbox.count:
+            self.outbox.views[position][:] = self.handshakes.popleft()
+            position += 1
+        return position
+
+    def _let_control_go_first(self) -> None:
+        cells = min(len(self.control), CONTROL_FIRST) * RATE_UNIT
+        for lane in self._new:
+            # Whole ticks: the next hop counts from the first cell, and slips if that tick brought few.
+            lane.credit = -lane.per_tick * -(-cells // lane.per_tick)
+        self._new.clear()
 
     def _pass_over(self, ticks: int) -> None:
         """Ticks were skipped: so are the slots that routes had in them, or each route would lag for good."""
@@ -143,15 +141,6 @@ class PlaneLink:
             lane.credit = earned - slots * RATE_UNIT
             lane.skip(slots)
 
-    def _control_cell(self) -> memoryview:
-        """Make a cell of the oldest frame that waits."""
-        frame = self.control.popleft()
-        row = self._control_row
-        CELL_HEADER.pack_into(row.cell, 0, ROUTE_CONTROL, 0)
-        row.body[: len(frame)] = frame
-        row.body[len(frame) :] = bytes(self.format.body_len - len(frame))
-        return row.cell
-
     def stats(self) -> LinkStats:
         """Counters since the link began."""
         sessions = self.sessions.values()
@@ -160,3 +149,17 @@ class PlaneLink:
         last_received = max([self._last_received, *(session.last_received for session in sessions)])
         return LinkStats(self.handle, self.sent, received, missed, self.late, self.skipped,
                          self.forged, last_received, self.send_error)  # fmt: skip
+
+
+def prepare(links: Sequence[PlaneLink], tick: int, engine: Engine) -> None:
+    """Fill the outboxes of one beat's links for a tick: lanes, control, nulls; sealed and ready."""
+    engine.fill([link.filler for link in links if link.begin(tick)], tick)
+
+
+def _control_cell(control: deque[bytes], row: CellRow) -> memoryview:
+    """Make a cell of the oldest frame that waits."""
+    frame = control.popleft()
+    CELL_HEADER.pack_into(row.cell, 0, ROUTE_CONTROL, 0)
+    row.body[: len(frame)] = frame
+    row.body[len(frame) :] = bytes(len(row.body) - len(frame))
+    return row.cell

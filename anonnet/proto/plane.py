@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from operator import itemgetter
 from typing import Final
 
 from anonnet.crypto.suite import ANONNET_2026, Suite
@@ -27,7 +26,7 @@ from anonnet.proto.hops import CallerRoute, HopRoute, Scratch
 from anonnet.proto.inbox import Inbox
 from anonnet.proto.intake import ReceiveSession
 from anonnet.proto.isolation import Sorter
-from anonnet.proto.lane import PlaneLink
+from anonnet.proto.lane import PlaneLink, prepare
 from anonnet.proto.normalise import Normaliser
 from anonnet.proto.pacer import Beat
 from anonnet.proto.redundancy import Redundancy
@@ -102,11 +101,9 @@ class Plane:
     def prepare(self, beat: Beat) -> list[PlaneLink]:
         """Seal the beat's outboxes; return its links in random order, ready to emit."""
         due = [link for link in self.links.values() if link.beat is beat]
-        for link in due:
-            link.prepare()
-        self.engine.finish()
+        prepare(due, beat.tick, self.engine)
         order = self._schedule_random(len(due))
-        return [link for _, link in sorted(zip(order, due, strict=True), key=itemgetter(0))]
+        return [due[index] for index in sorted(range(len(due)), key=order.__getitem__)]
 
     def emitted(self, beat: Beat, links: list[PlaneLink], now: int) -> None:
         """The outboxes went out at `now`."""
@@ -114,8 +111,9 @@ class Plane:
         for link in links:
             if link.established:
                 link.sent += link.ready
-                link.late += late
-                link.skipped += skipped
+                if late or skipped:
+                    link.late += late
+                    link.skipped += skipped
         for circuit in self._circuits.values():
             circuit.on_deadline(now)
         for handle, health in self._judged.items():

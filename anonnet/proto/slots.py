@@ -39,34 +39,79 @@ class Lane:
         self.skip = skip
 
 
-def fill(
-    outbox: Outbox, position: int, lanes: Sequence[Lane], tick: int, seal: Seal, start: int, counter: int,
-    control: deque[bytes], control_cell: Callable[[], memoryview], null: memoryview,
-) -> None:  # fmt: skip
-    """Seal a cell into each place of the outbox from `position` on; their counters begin at `counter`.
+class Filler:
+    """Fills a link's outbox with sealed cells, tick after tick, once it has been told what to seal them with.
 
-    `start` opens every header. `control_cell` makes a cell of what waits in `control`.
+    `control_cell` takes a frame from `control`, the control channel's, and makes a cell of it; `null` is for
+    what nobody wants. The first `position` places of the next tick are others'.
     """
-    sealed, nonces, count = outbox.sealed, outbox.nonces, outbox.count
-    for lane in lanes:
-        credit = lane.credit + lane.per_tick
-        if credit < RATE_UNIT:
-            lane.credit = credit
-            continue
-        due = min(credit // RATE_UNIT, count - position)
-        lane.credit = min(credit - due * RATE_UNIT, MOST_OWED + lane.per_tick)
-        for _ in range(due):
-            row = lane.take(tick)
-            if row is None:
-                break
+
+    __slots__ = (
+        "_control",
+        "_control_cell",
+        "_counter",
+        "_lanes",
+        "_null",
+        "_outbox",
+        "_seal",
+        "_start",
+        "position",
+    )
+
+    def __init__(
+        self, outbox: Outbox, lanes: Sequence[Lane], control: deque[bytes],
+        control_cell: Callable[[], memoryview], null: memoryview,
+    ) -> None:  # fmt: skip
+        self.position = 0
+        self._outbox = outbox
+        self._lanes = lanes
+        self._control = control
+        self._control_cell = control_cell
+        self._null = null
+        self._seal: Seal | None = None
+        self._start = self._counter = 0
+
+    def use(self, seal: Seal, start: int) -> None:
+        """Seal with a key that has sealed nothing yet; `start` opens every header, counters begin at 0."""
+        self._seal, self._start, self._counter = seal, start, 0
+
+    def stop(self) -> None:
+        """Forget the key."""
+        self._seal = None
+
+    def fill(self, tick: int) -> None:
+        """Seal a cell into each place that is left; ValueError without a key."""
+        if self._seal is None:
+            raise ValueError("no key to seal with")
+        seal, outbox, position, counter = self._seal, self._outbox, self.position, self._counter
+        sealed, nonces, count = outbox.sealed, outbox.nonces, outbox.count
+        self._counter += count - position  # before they are used: none is used twice, whatever happens
+        self.position = 0
+        for lane in self._lanes:
+            credit = lane.credit + lane.per_tick
+            if credit < RATE_UNIT:
+                lane.credit = credit
+                continue
+            due = min(credit // RATE_UNIT, count - position)
+            lane.credit = min(credit - due * RATE_UNIT, MOST_OWED + lane.per_tick)
+            for _ in range(due):
+                row = lane.take(tick)
+                if row is None:
+                    break
+                nonce = nonces[position]
+                _header(nonce, 0, self._start, counter)
+                seal(nonce, row.cell, None, sealed[position])
+                counter += 1
+                position += 1
+        while position < count:
             nonce = nonces[position]
-            _header(nonce, 0, start, counter)
-            seal(nonce, row.cell, None, sealed[position])
+            _header(nonce, 0, self._start, counter)
+            seal(nonce, self._control_cell() if self._control else self._null, None, sealed[position])
             counter += 1
             position += 1
-    while position < count:
-        nonce = nonces[position]
-        _header(nonce, 0, start, counter)
-        seal(nonce, control_cell() if control else null, None, sealed[position])
-        counter += 1
-        position += 1
+
+
+def fill(fillers: Sequence[Filler], tick: int) -> None:
+    """Fill the outboxes of all links of a beat."""
+    for filler in fillers:
+        filler.fill(tick)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anonnet.proto.engine import PYTHON, Engine
-from anonnet.proto.lane import CONTROL_FIRST, MAX_CONTROL, PlaneLink
+from anonnet.proto.lane import CONTROL_FIRST, MAX_CONTROL, PlaneLink, prepare
 from anonnet.proto.orders import RATE_UNIT, Endpoint
 from anonnet.proto.pacer import Beat
 from anonnet.proto.queue import SLIP_SPACING
@@ -52,9 +52,13 @@ class Source:
         return engine.lane(self.route, rate, TICK, self.take, self.skip)
 
 
+def fill(sending: PlaneLink) -> None:
+    prepare([sending], sending.beat.tick, sending._engine)
+
+
 def tick(sending: PlaneLink, key: bytes = KEY) -> list[int]:
     """Prepare and open one batch; return the route ids of its cells."""
-    sending.prepare()
+    fill(sending)
     ids = []
     for view in sending.outbox.views[: sending.ready]:
         data = bytes(view)
@@ -104,10 +108,10 @@ def test_a_new_route_that_waits_when_ticks_are_skipped_loses_no_slots_that_it_ha
 
 def test_without_a_session_only_handshakes(engine: Engine) -> None:
     sending = link(engine, session=False)
-    sending.prepare()
+    fill(sending)
     assert sending.ready == 0
     sending.handshakes.extend([bytes(NARROW.datagram_len)] * 8)
-    sending.prepare()
+    fill(sending)
     assert (sending.ready, len(sending.handshakes)) == (6, 2)
 
 
@@ -134,7 +138,7 @@ def test_skipped_ticks_take_their_slots_with_them(engine: Engine, skipped: int) 
     sending.lanes.append(source.lane(engine, 300_000))  # one cell and a half a tick
     for _ in range(4):
         tick(sending)
-    sending.prepare()
+    fill(sending)
     assert sending.beat.advance(sending.beat.deadline + skipped * TICK) == (True, skipped)
     for _ in range(5):
         tick(sending)
@@ -174,7 +178,7 @@ def test_a_dropped_session_leaves_nothing(engine: Engine) -> None:
     assert not sending.established
     left = (sending.lanes, sending.control, sending.routes, sending.sessions)
     assert [len(things) for things in left] == [0, 0, 0, 0]
-    sending.prepare()
+    fill(sending)
     assert sending.ready == 0
 
 
@@ -190,7 +194,7 @@ def test_the_queue_of_a_route_that_had_to_wait_needs_no_slip(cells: int, frames:
     onward = 0  # what the next hop owes, in RATE_UNIT-ths of a cell
     for now in range(2 * SLIP_SPACING + 2):
         before = source.asked
-        sending.prepare()
+        fill(sending)
         for slot in range(before, source.asked):
             assert queue.claim(slot) is not None
             queue.commit(slot)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -18,7 +19,7 @@ from anonnet.bench.parts import CELLS, Chain, tick
 from anonnet.bench.planes import layer_keys
 from anonnet.proto import orders as o
 from anonnet.proto.engine import NATIVE, Engine
-from anonnet.proto.inbox import STRIDE, Inbox
+from anonnet.proto.inbox import STRIDE, Inbox, Outbox
 from anonnet.proto.plane import Plane
 from anonnet.proto.profile import parse_profile
 from anonnet.spec import NARROW, WIDE
@@ -129,6 +130,7 @@ def test_what_is_refused_leaves_nothing(fast: Engine) -> None:
     nothing: Callable[..., None] = lambda *_: None  # noqa: E731
     inlet = fast.inlet(layer, nothing, None)
     inlet.queue = queue
+    filler = fast.filler(Outbox(NARROW, 1), [], deque(), nothing, short)
     module = native.module
     assert module is not None
     wrong: list[Callable[[], object]] = [
@@ -152,7 +154,13 @@ def test_what_is_refused_leaves_nothing(fast: Engine) -> None:
         lambda: fast.session(None, 5, fast.opener(bytes(32)), True),  # type: ignore[arg-type]
         lambda: fast.session(None, 256, nothing, True),  # type: ignore[arg-type]
         lambda: fast.intake({256: wide}, nothing, nothing, nothing),
-        lambda: fast.fill(None, 0, [], 0, None, 0, 0, [], nothing, short),
+        lambda: fast.filler(None, [], deque(), nothing, short),  # type: ignore[arg-type]
+        lambda: fast.filler(Outbox(NARROW, 1), (), deque(), nothing, short),
+        lambda: filler.use(nothing, 0),
+        lambda: filler.use(fast.sealer(bytes(32)), 1 << 32),
+        lambda: fast.fill([filler], 0),
+        lambda: fast.fill([None], 0),  # type: ignore[list-item]
+        lambda: fast.fill(None, 0),  # type: ignore[arg-type]
         lambda: fast.replay_window().accept(-1),
     ]
 
