@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from anonnet.bench.chain import Flow, Measured
@@ -10,7 +10,7 @@ from anonnet.bench.emission import Emission
 from anonnet.bench.footprint import Footprint
 from anonnet.bench.parts import Parts
 from anonnet.bench.report import RATE, Micro, Node, Report
-from anonnet.bench.scaling import Scaling
+from anonnet.bench.scaling import Cost, Scaling
 from anonnet.bench.sockets import SocketCost
 
 MET: Final = "met"
@@ -143,10 +143,17 @@ def _held(name: str, flow: Flow) -> Iterator[str]:
 
 
 def _scaling(scaling: Scaling) -> Iterator[str]:
-    costs = {(one.links, one.routes): one.us for one in scaling.costs}
+    yield from _growth("cost of a cell", scaling.costs)
+    for transport in RELAY_US:
+        whole = [one for one in scaling.relays if one.transport == transport]
+        yield from _growth(f"cost of a cell, whole relay, {transport}", whole)
+
+
+def _growth(name: str, measured: Sequence[Cost]) -> Iterator[str]:
+    costs = {(one.links, one.routes): one.us for one in measured}
     for what, few, many in GROWN:
         if few in costs and many in costs:
-            yield _most(f"cost of a cell, {what}, times", costs[many] / costs[few], "", GROWTH, ".2f")
+            yield _most(f"{name}, {what}, times", costs[many] / costs[few], "", GROWTH, ".2f")
 
 
 def _footprint(footprint: Footprint) -> Iterator[str]:

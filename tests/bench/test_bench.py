@@ -205,6 +205,10 @@ def test_verdicts_on_growth() -> None:
     costs += [scaling.Cost(64, 64, 2.4), scaling.Cost(64, 500, 2.5)]
     (line,) = missed(scaling=scaling.Scaling(costs, []))
     assert "1 to 64 links with 64 routes, times: 1.20" in line
+    relays = [scaling.Whole(1, 64, 5.0, "raw"), scaling.Whole(64, 64, 5.5, "raw")]
+    relays += [scaling.Whole(1, 64, 4.0, "udp"), scaling.Whole(64, 64, 5.0, "udp")]
+    (line,) = missed(scaling=scaling.Scaling([], [], relays))
+    assert "whole relay, udp, 1 to 64 links with 64 routes, times: 1.25" in line
     assert missed(footprint=footprint.Footprint(7_900, 190_000)) == []
     assert len(missed(footprint=footprint.Footprint(8_100, 210_000))) == 2
 
