@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import click
 
+import anonnet
 from anonnet.cli import config_option
-from anonnet.node.config import load
 
 
 @click.command()
@@ -17,7 +19,9 @@ from anonnet.node.config import load
 @click.pass_context
 def run(ctx: click.Context, config_path: Path, debug: bool, verbose: bool) -> None:
     """Run the node until SIGTERM or ^C."""
-    config = load(config_path)
-    from anonnet.node.keeper import run as keep  # noqa: PLC0415  nothing else needs the whole daemon
-
-    ctx.exit(keep(config, debug, verbose))
+    asked = {"debug": debug, "verbose": verbose, "traceback": ctx.find_root().params["debug"]}
+    wishes = [name for name, wish in asked.items() if wish]
+    # No module is to come from where the operator happens to be, unless that is where ours come from.
+    at_home = os.path.isdir("anonnet") and os.path.samefile("anonnet", anonnet.__path__[0])
+    python = [sys.executable, *([] if at_home else ["-P"])]
+    os.execv(sys.executable, [*python, "-m", "anonnet.node", str(config_path), *wishes])  # noqa: S606  ours

@@ -11,9 +11,8 @@ import logging
 import os
 import signal
 import socket
+from functools import partial
 from typing import Final
-
-import click
 
 from anonnet.errors import OperatorError
 from anonnet.node.sections import Config
@@ -98,5 +97,6 @@ def _apply(config: Config, verbose: bool) -> int | None:
         return steps
 
     journal = Journal(config.node.run_dir, config.node.state_dir, JOURNAL)
-    tun = apply_all(journal, plan, click.echo if verbose else lambda line: log.debug("%s", line)).tun
+    echo = partial(print, flush=True) if verbose else partial(log.debug, "%s")
+    tun = apply_all(journal, plan, echo).tun
     return None if tun is None else tun.fd

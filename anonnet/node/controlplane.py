@@ -8,7 +8,7 @@ import sys
 
 from anonnet.node import vitals
 from anonnet.node.control import Control, Inherited
-from anonnet.node.privileges import become
+from anonnet.node.privileges import become, settle
 from anonnet.node.service import Service
 
 
@@ -22,6 +22,7 @@ async def _run(given: Inherited) -> int:
     loop = asyncio.get_running_loop()
     control = Control(given, loop)
     service = Service(control, given.listener)
+    settle()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, control.stopping.set)
     if given.debug and sys.stdin is not None and sys.stdin.isatty():

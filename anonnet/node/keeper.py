@@ -7,7 +7,6 @@ changed on this host is taken back. What `up` changed is not ours to undo: the f
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import os
 import signal
@@ -18,8 +17,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-import click
-
 from anonnet import native
 from anonnet.crypto.keys import load_keys
 from anonnet.crypto.suite import load_suite
@@ -29,7 +26,7 @@ from anonnet.node import capacity, changes, dataplane, pipe
 from anonnet.node.api import SOCKET_NAME
 from anonnet.node.notify import Notifier
 from anonnet.node.peers import read_peers, require_link
-from anonnet.node.privileges import User, die_with_parent, find_user, require_cling
+from anonnet.node.privileges import User, die_with_parent, find_user, require_cling, settle
 from anonnet.node.reach import link_peer
 from anonnet.node.sections import Config
 from anonnet.proto.engine import choose
@@ -93,11 +90,10 @@ def run(config: Config, debug: bool, verbose: bool, plane: type[Plane] = Plane) 
 
         # Said now, when nothing can refuse any more: a refusal is one line.
         for warning in config.warnings:
-            click.echo(f"anonnet-tun: warning: {warning}", err=True)
+            print(f"anonnet-tun: warning: {warning}", file=sys.stderr)
         kind = f"{engine.name}, {threads} threads" if threads > 1 else engine.name
         log.info("data plane: %s%s", kind, f" ({native.trouble})" if native.trouble else "")
-        gc.collect()
-        gc.freeze()  # else the first collection in a child writes on all pages that it shares with the others
+        settle()
         children = {_fork("data plane", data_plane): "data plane", _fork("control", control_plane): "control"}
         for_control.close()
         for_plane.close()

@@ -23,6 +23,7 @@ PR_SET_DUMPABLE: Final = 4
 PR_SET_KEEPCAPS: Final = 8
 PR_SET_PDEATHSIG: Final = 1
 PR_GET_PDEATHSIG: Final = 2
+PR_SET_NAME: Final = 15
 PR_SET_NO_NEW_PRIVS: Final = 38
 MCL_CURRENT: Final = 1
 MCL_FUTURE: Final = 2
@@ -87,6 +88,11 @@ def _hold_only(capabilities: int) -> None:
         raise OSError(ctypes.get_errno(), "capset")
 
 
+def be_called(name: str) -> None:
+    """Take a name for lists of processes, at most 15 letters; a child has it too."""
+    _libc.prctl(PR_SET_NAME, name.encode(), 0, 0, 0)
+
+
 def die_with_parent(signal_number: int) -> None:
     """Be sent a signal when the parent ends, however it ends."""
     _libc.prctl(PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
@@ -127,6 +133,17 @@ def cling(priority: int, lock_memory: bool, libraries: Sequence[str] | None = No
             _lock_whole(libraries)
     if priority:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+
+
+def settle() -> None:
+    """Give back what beginning took: garbage, then the C library's free pages. Collect nothing else any more.
+
+    To be done before a fork, too: else a child's first collection writes on all pages that it shares.
+    """
+    gc.collect()
+    gc.freeze()
+    if trim := getattr(_libc, "malloc_trim", None):  # glibc
+        trim(0)
 
 
 def _lock_whole(libraries: Sequence[str]) -> None:

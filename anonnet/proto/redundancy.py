@@ -16,9 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-import zfec
-
 from anonnet.errors import OperatorError
+from anonnet.proto.erasure import Decoder, Encoder
 from anonnet.proto.segment import Segmenter
 from anonnet.spec import PARITY_HEAD_LEN, PAYLOAD_HEADER_LEN, SLOT_MASK, Kind
 from anonnet.wire.cell import PAYLOAD_HEADER, CellRow
@@ -136,7 +135,7 @@ class Coded:
         self._segmenter = segmenter
         self._shares = shares
         self._queues: dict[int, deque[bytes]] = {}
-        self._encoder: zfec.Encoder | None = None
+        self._encoder: Encoder | None = None
         self._total = shares
 
     def routes(self, rates: Mapping[int, float]) -> None:
@@ -144,7 +143,7 @@ class Coded:
         lag = _lag(rates)
         self._queues = {route: deque(self._queues.get(route, ()), maxlen=lag) for route in rates}
         self._total = max(self._shares, min(len(rates), MAX_SHARES))
-        self._encoder = zfec.Encoder(self._shares, self._total)
+        self._encoder = Encoder(self._shares, self._total)
 
     def unsent(self, route: int | None = None) -> list[bytes]:
         """The shares dealt out, but for parity."""
@@ -239,7 +238,7 @@ class Recovery:
         # zfec wants each data share that is there at its own place, parity in the places of the lost ones.
         spare = iter(index for index in have if index >= shares)
         places = [i if i in have else next(spare) for i in range(shares)]
-        whole = zfec.Decoder(shares, total).decode([have[i] for i in places], places)
+        whole = Decoder(shares, total).decode([have[i] for i in places], places)
         found = []
         for index in lost:
             head, content = whole[index][:PARITY_HEAD_LEN], whole[index][PARITY_HEAD_LEN:]

@@ -22,6 +22,8 @@ from anonnet.node import api
 from anonnet.node.config import load
 from anonnet.wire.descriptor import parse_invite
 
+ROOT = Path(anonnet.__path__[0]).parent
+
 
 class Node:
     """A node in a directory of its own."""
@@ -108,7 +110,7 @@ def test_keygen_without_a_configuration(node: Node) -> None:
     assert (node.directory / "keys.json").stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("command", ["up", "down", "status", "peers", "circuits", "invite", "run", "cleanup"])
+@pytest.mark.parametrize("command", ["up", "down", "status", "peers", "circuits", "invite", "cleanup"])
 def test_without_a_configuration_every_command_says_how_to_get_one(node: Node, command: str) -> None:
     result = node.run(command)
     assert result.exit_code == 1
@@ -145,10 +147,32 @@ def test_help_imports_no_command() -> None:
         "heavy = {'cryptography', 'msgspec', 'pyroute2', 'rich'}\n"
         "print([name for name in sys.modules if name.partition('.')[0] in heavy])"
     )
-    root = Path(anonnet.cli.__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
     assert all(name in done.stdout for name in COMMANDS)
+
+
+def test_a_node_does_without_what_only_commands_need() -> None:
+    code = (
+        "import sys\nimport anonnet.node.__main__\n"
+        "unused = {'argparse', 'asyncio', 'click', 'gettext', 'pyroute2', 'rich', 'zfec'}\n"
+        "print(sorted(unused & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("flags", [(), ("--debug",)])
+def test_the_node_says_it_as_commands_do(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    """And takes no module from where it is started."""
+    (tmp_path / "logging.py").write_text("raise SystemExit(42)\n")
+    command = [sys.executable, "-P", "-m", "anonnet.cli", *flags, "run", "-c", str(tmp_path / "none.toml")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    *above, said = done.stderr.splitlines()
+    assert said.startswith(f"anonnet-tun: no configuration at {tmp_path / 'none.toml'}")
+    assert above[:1] == (["Traceback (most recent call last):"] if flags else [])
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -1,0 +1,34 @@
+"""`python -m anonnet.node FILE [debug] [verbose] [traceback]`: the node, which `anonnet-tun run` turns into.
+
+A program of its own, without click: what a command line takes would stay in the node's three processes.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+
+from anonnet.errors import AnonNetError
+from anonnet.node import keeper
+from anonnet.node.config import load
+from anonnet.node.privileges import be_called
+
+
+def main(file: str, *wishes: str) -> int:
+    """Run the node of this configuration; return the exit code."""
+    be_called("anonnet-tun")  # whose place it took
+    try:
+        return keeper.run(load(Path(file)), "debug" in wishes, "verbose" in wishes)
+    except AnonNetError as error:
+        if "traceback" in wishes:
+            traceback.print_exc()
+        print(f"anonnet-tun: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("anonnet-tun: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
