@@ -17,7 +17,7 @@ MET: Final = "met"
 MISSED: Final = "MISSED"
 RELAY_US: Final = {"raw": 12.0, "udp": 7.0}  # CPU for each cell
 RELAY_CELLS: Final = {"raw": 80_000, "udp": 140_000}  # a second, by one core
-IDLE_MIB: Final = 60.0  # control and data plane of an idle node
+IDLE_MB: Final = 60.0  # 10^6 bytes: control and data plane of an idle node
 ROUTE_BYTES: Final = 8_000
 LINK_BYTES: Final = 200_000
 GROWTH: Final = 1.15  # of a cell's cost, from one to many links or routes
@@ -104,7 +104,7 @@ def _node(node: Node, micro: Micro | None) -> Iterator[str]:
                          " cells a second and core", least, ",.0f")  # fmt: skip
     if node.memory:
         mib = sum(process.rss for name, process in node.memory.items() if name != "keeper")
-        yield _most("control and data plane of an idle node", mib, " MiB resident", IDLE_MIB, ".0f")
+        yield _most("control and data plane of an idle node", mib * 2**20 / 1e6, " MB resident", IDLE_MB)
 
 
 def _path(path: Measured) -> Iterator[str]:
