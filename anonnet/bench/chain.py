@@ -45,6 +45,7 @@ LONG_SECONDS: Final = 10.0  # for anything that is done again and again: modems 
 TERMINAL_PORT: Final = 7
 SHAPED_BELOW: Final = 1_000_000  # bit/s: the caller's cable then carries no more than the profile says
 SHAPER_BURST: Final = 1600  # bytes: a wide cell's frame
+SHAPER_SPARE: Final = 50  # the line is a part in so many faster: else what once waits for it waits for ever
 ETHERNET_LEN: Final = 14  # bytes, which the shaper counts and a profile does not
 FLOWS: Final = {"down": ("-R",), "up": (), "both": ("--bidir",)}  # and what makes iperf3 do that
 
@@ -135,9 +136,7 @@ class Live:
         return subprocess.Popen(
             namespaces.inside(self.place, host, command),
             env=services.environment(self.place, host),
-            stdin=subprocess.DEVNULL,
-            text=True,
-            **{"stdout": subprocess.PIPE, **options},
+            **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "text": True, **options},
         )
 
     def out(self, host: str, *command: str, patience: float = COMMAND_SECONDS) -> str:
@@ -328,7 +327,7 @@ def measure(
         if delay_ms:
             network.set_weather(lab.place, Rule(delay=round(delay_ms * 1e6)))
         if lab.profile.rate_in < SHAPED_BELOW:
-            _shape(lab)
+            shape(lab)
         few = lab.most(LONG_SECONDS)
         # A test route has a 128th of the slots: on slow links it takes minutes, and measures nothing else.
         fast = lab.profile.rate_in >= SETUPS_FROM
@@ -352,15 +351,19 @@ def measure(
         )  # fmt: skip
 
 
-def _shape(lab: Live) -> None:
-    """Let the caller's cable carry what the profile says and no more, like a modem's line."""
+def shape(lab: Live, limit: int = 2 * SHAPER_BURST) -> None:
+    """Let the caller's cable carry what the profile says and hardly more, like a modem's line.
+
+    `limit`: bytes that may wait for it.
+    """
     length = lab.profile.format.datagram_len + OVERHEAD[lab.topology.transport, 4]
     for space, device, rate in (
         (CALLER, "eth0", lab.profile.rate_out),
         (CORE, CALLER, lab.profile.rate_in),
     ):
         bits = -(-rate * (length + ETHERNET_LEN) // length)
-        shaper = ["tbf", "rate", f"{bits}bit", "burst", str(SHAPER_BURST), "limit", str(2 * SHAPER_BURST)]
+        bits += bits // SHAPER_SPARE
+        shaper = ["tbf", "rate", f"{bits}bit", "burst", str(SHAPER_BURST), "limit", str(limit)]
         lab.out(space, "tc", "qdisc", "add", "dev", device, "root", *shaper)
 
 
