@@ -38,6 +38,17 @@ EVP_CIPHER_CTX *context_new(const EVP_CIPHER *cipher, const uint8_t *key, bool e
     return context;
 }
 
+const void *context_state(EVP_CIPHER_CTX *context)
+{
+    void *nonce = NULL; /* shown where it is kept */
+    OSSL_PARAM params[] = {OSSL_PARAM_construct_octet_ptr(OSSL_CIPHER_PARAM_UPDATED_IV, &nonce, EVP_MAX_IV_LENGTH),
+                           OSSL_PARAM_construct_end()};
+    if (EVP_CIPHER_CTX_get_params(context, params) == 1)
+        return nonce;
+    ERR_clear_error();
+    return NULL;
+}
+
 int aead_seal(AeadObject *self, int who, const uint8_t *nonce, const uint8_t *cell, size_t len, uint8_t *sealed)
 {
     EVP_CIPHER_CTX *context = self->contexts[who];

@@ -3,6 +3,8 @@
 #include "native.h"
 
 static EVP_CIPHER *aes_ecb, *aes_ctr;
+static const uint8_t hash_nonce[12];
+enum { HASH_KEY, BLOCK_KEY, STREAM_KEY };
 
 int layer_init(void)
 {
@@ -18,22 +20,6 @@ bool recognised(const uint8_t *body)
     return (left[0] | left[1]) == 0;
 }
 
-/* m = GMAC_h(nonce 0, T | X_R) */
-static int hash(LayerObject *self, uint32_t slot, const uint8_t *right, size_t len, uint8_t m[16])
-{
-    static const uint8_t nonce[12];
-    uint8_t tweak[16] = {0};
-    int done;
-    put32(tweak + 12, slot);
-    if (EVP_EncryptInit_ex2(self->hash, NULL, NULL, nonce, NULL) != 1 ||
-        EVP_EncryptUpdate(self->hash, NULL, &done, tweak, 16) != 1 ||
-        EVP_EncryptUpdate(self->hash, NULL, &done, right, (int)len) != 1 ||
-        EVP_EncryptFinal_ex(self->hash, tweak, &done) != 1 ||
-        EVP_CIPHER_CTX_ctrl(self->hash, EVP_CTRL_AEAD_GET_TAG, TAG_LEN, m) != 1)
-        return openssl_failed();
-    return 0;
-}
-
 /* Only a context for blocks is told not to pad: it would tell its cipher again, by name, with each nonce it is given. */
 static EVP_CIPHER_CTX *unpadded(const uint8_t *key, bool encrypt)
 {
@@ -46,17 +32,52 @@ static EVP_CIPHER_CTX *unpadded(const uint8_t *key, bool encrypt)
     return context;
 }
 
-/* target = AES(source xor m) xor m, either way. Who enciphers never deciphers: only one of the two is ever made. */
-static int block(LayerObject *self, bool enciphers, const uint8_t m[16], const uint8_t *source, uint8_t *target)
+/* All contexts at once, with the first cell: what cells need one after the other is then near each other. Who enciphers
+ * never deciphers: only one of the two contexts for blocks is ever made. The last one tells that all are there. */
+static int prepare(LayerObject *self, EVP_CIPHER_CTX **block)
 {
-    EVP_CIPHER_CTX **context = enciphers ? &self->block : &self->unblock;
+    bool enciphers = block == &self->block;
+    if (*block != NULL)
+        return 0;
+    if ((self->hash == NULL && (self->hash = context_new(aes_gcm, self->keys[HASH_KEY], true)) == NULL) ||
+        (self->stream == NULL && (self->stream = context_new(aes_ctr, self->keys[STREAM_KEY], true)) == NULL) ||
+        (*block = unpadded(self->keys[BLOCK_KEY], enciphers)) == NULL)
+        return -1;
+    OPENSSL_cleanse(self->keys[HASH_KEY], KEY_LEN);
+    OPENSSL_cleanse(self->keys[STREAM_KEY], KEY_LEN);
+    if (!enciphers)
+        return 0;
+    if (EVP_EncryptInit_ex2(self->hash, NULL, NULL, hash_nonce, NULL) != 1) /* without, it does not say where it is */
+        return openssl_failed();
+    self->hash_state = context_state(self->hash);
+    self->stream_state = context_state(self->stream);
+    self->block_state = context_state(self->block);
+    return 0;
+}
+
+/* m = GMAC_h(nonce 0, T | X_R) */
+static int hash(LayerObject *self, uint32_t slot, const uint8_t *right, size_t len, uint8_t m[16])
+{
+    uint8_t tweak[16] = {0};
+    int done;
+    put32(tweak + 12, slot);
+    if (EVP_EncryptInit_ex2(self->hash, NULL, NULL, hash_nonce, NULL) != 1 ||
+        EVP_EncryptUpdate(self->hash, NULL, &done, tweak, 16) != 1 ||
+        EVP_EncryptUpdate(self->hash, NULL, &done, right, (int)len) != 1 ||
+        EVP_EncryptFinal_ex(self->hash, tweak, &done) != 1 ||
+        EVP_CIPHER_CTX_ctrl(self->hash, EVP_CTRL_AEAD_GET_TAG, TAG_LEN, m) != 1)
+        return openssl_failed();
+    return 0;
+}
+
+/* target = AES(source xor m) xor m, either way */
+static int block(EVP_CIPHER_CTX *context, const uint8_t m[16], const uint8_t *source, uint8_t *target)
+{
     uint8_t x[16];
     int done = 0;
-    if (*context == NULL && (*context = unpadded(self->block_key, enciphers)) == NULL)
-        return -1;
     for (int i = 0; i < 16; i++)
         x[i] = source[i] ^ m[i];
-    if (EVP_CipherUpdate(*context, x, &done, x, 16) != 1 || done != 16)
+    if (EVP_CipherUpdate(context, x, &done, x, 16) != 1 || done != 16)
         return openssl_failed();
     for (int i = 0; i < 16; i++)
         target[i] = x[i] ^ m[i];
@@ -76,20 +97,42 @@ int layer_encipher(LayerObject *self, uint32_t slot, const uint8_t *source, uint
 {
     uint8_t m[16], y[16];
     size_t right = len - 16;
-    if (hash(self, slot, source + 16, right, m) < 0 || block(self, true, m, source, y) < 0 ||
-        stream(self, y, source + 16, target + 16, right) < 0)
+    if (prepare(self, &self->block) < 0 || hash(self, slot, source + 16, right, m) < 0 ||
+        block(self->block, m, source, y) < 0 || stream(self, y, source + 16, target + 16, right) < 0)
         return -1;
     memcpy(target, y, 16);
     return 0;
+}
+
+/* Bytes, about: a context, and what OpenSSL 3 keeps for it before and from context_state's address on. */
+enum { CONTEXT_LEN = 184, HASH_BEFORE = 85, HASH_LEN = 960, KEYS_BEFORE = 32, KEYS_LEN = 448 };
+
+static void fetch_context(const EVP_CIPHER_CTX *context, const char *state, size_t before, size_t len)
+{
+    fetch(context, CONTEXT_LEN);
+    if (state != NULL)
+        fetch(state - before, len);
+}
+
+void layer_fetch_hash(const LayerObject *self)
+{
+    fetch_context(self->hash, self->hash_state, HASH_BEFORE, HASH_LEN);
+}
+
+void layer_fetch_keys(const LayerObject *self)
+{
+    fetch_context(self->block, self->block_state, KEYS_BEFORE, KEYS_LEN);
+    fetch_context(self->stream, self->stream_state, KEYS_BEFORE, KEYS_LEN);
 }
 
 int layer_decipher(LayerObject *self, uint32_t slot, uint8_t *body, size_t len)
 {
     uint8_t m[16];
     size_t right = len - 16;
-    if (stream(self, body, body + 16, body + 16, right) < 0 || hash(self, slot, body + 16, right, m) < 0)
+    if (prepare(self, &self->unblock) < 0 || stream(self, body, body + 16, body + 16, right) < 0 ||
+        hash(self, slot, body + 16, right, m) < 0)
         return -1;
-    return block(self, false, m, body, body);
+    return block(self->unblock, m, body, body);
 }
 
 static void layer_dealloc(PyObject *object)
@@ -99,7 +142,7 @@ static void layer_dealloc(PyObject *object)
     EVP_CIPHER_CTX_free(self->block);
     EVP_CIPHER_CTX_free(self->unblock);
     EVP_CIPHER_CTX_free(self->stream);
-    OPENSSL_cleanse(self->block_key, KEY_LEN);
+    OPENSSL_cleanse(self->keys, sizeof self->keys);
     Py_TYPE(object)->tp_free(object);
 }
 
@@ -120,13 +163,8 @@ static PyObject *layer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     LayerObject *self = (LayerObject *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
-    self->hash = context_new(aes_gcm, key[0], true);
-    memcpy(self->block_key, key[1], KEY_LEN);
-    self->stream = self->hash ? context_new(aes_ctr, key[2], true) : NULL;
-    if (self->stream == NULL) {
-        Py_DECREF(self);
-        return NULL;
-    }
+    for (int i = 0; i < 3; i++)
+        memcpy(self->keys[i], key[i], KEY_LEN);
     return (PyObject *)self;
 }
 

@@ -8,6 +8,8 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <openssl/crypto.h>
+#include <openssl/core_names.h>
+#include <openssl/err.h>
 #include <openssl/evp.h>
 #include <stdint.h>
 #include <stdbool.h>
@@ -59,6 +61,13 @@ static inline void put64(uint8_t *p, uint64_t v)
     put32(p, (uint32_t)(v >> 32)), put32(p + 4, (uint32_t)v);
 }
 
+/* Bring memory into the caches, to be read. */
+static inline void fetch(const void *at, size_t len)
+{
+    for (size_t done = 0; done < len; done += CACHE_LINE)
+        __builtin_prefetch((const char *)at + done);
+}
+
 /* -- crew.c ------------------------------------------------------------------------------------------- */
 
 /* One item of a batch, done by thread `who`: 0 is the one that has the GIL, the others may touch no Python. */
@@ -85,6 +94,8 @@ int aead_init(void);
 int aead_seal(AeadObject *self, int who, const uint8_t *nonce, const uint8_t *cell, size_t len, uint8_t *sealed);
 int aead_open(AeadObject *self, int who, const uint8_t *nonce, const uint8_t *sealed, size_t len, uint8_t *cell);
 EVP_CIPHER_CTX *context_new(const EVP_CIPHER *cipher, const uint8_t *key, bool encrypt);
+/* Where a context has its state and keys: an address amidst them, to be fetched and for nothing else. NULL: unknown. */
+const void *context_state(EVP_CIPHER_CTX *context);
 int openssl_failed(void);
 int take_key(PyObject *object, const uint8_t **key);
 extern EVP_CIPHER *aes_gcm;
@@ -93,8 +104,9 @@ extern EVP_CIPHER *aes_gcm;
 
 typedef struct {
     PyObject_HEAD
-    EVP_CIPHER_CTX *hash, *block, *unblock, *stream; /* the middle two when they are needed */
-    uint8_t block_key[KEY_LEN];
+    EVP_CIPHER_CTX *hash, *stream, *block, *unblock; /* made with the first cell, of the last two the one that it needs */
+    const void *hash_state, *stream_state, *block_state; /* see context_state; of who enciphers */
+    uint8_t keys[3][KEY_LEN]; /* until their contexts are made; the block's always */
 } LayerObject;
 
 extern PyTypeObject LayerType, OnionType;
@@ -103,6 +115,8 @@ int layer_init(void);
 /* Bodies of `len` bytes, which may be the same; `len` is checked by who calls. 0, or -1 with an exception. */
 int layer_encipher(LayerObject *self, uint32_t slot, const uint8_t *source, uint8_t *target, size_t len);
 int layer_decipher(LayerObject *self, uint32_t slot, uint8_t *body, size_t len);
+void layer_fetch_hash(const LayerObject *self); /* bring what enciphering needs first into the caches */
+void layer_fetch_keys(const LayerObject *self); /* and the rest of it: more at once would have to wait */
 bool recognised(const uint8_t *body);
 
 /* -- window.c ----------------------------------------------------------------------------------------- */
@@ -125,19 +139,28 @@ PyObject *window_greatest(const Window *window);
 
 /* -- queue.c ------------------------------------------------------------------------------------------ */
 
+/* What a queue has for a slot number modulo its capacity. */
+typedef struct {
+    uint64_t filled; /* which slot's cell is whole */
+    uint8_t *cell;   /* or NULL */
+} Waiting;
+
+/* What each cell needs comes first: with hundreds of queues each of them is far from the processor. */
 typedef struct {
     PyObject_HEAD
-    PyObject *format; /* of the rows that Python may want to see */
+    Waiting *waiting;
+    uint8_t *spare; /* the cell that was used last, if it is free, or NULL */
+    uint32_t mask, next;
     size_t cell_len;
-    uint64_t *filled; /* by slot number modulo the capacity: which slot's cell is whole */
-    uint8_t **cells;  /* by the same, or NULL */
-    uint8_t **spare;  /* cells that are free, the last used last */
-    uint32_t spares, mask, next;
-    long prefill, tick, ample, spacing;
-    double majority, stall;
-    long long early, late, turn;
-    long long received, missing, slips;
+    long prefill, ample;
+    long long received, turn, late, early;
     bool synced, fresh, unsure;
+    uint32_t spares;
+    uint8_t **older; /* other cells that are free, the last used last */
+    PyObject *format; /* of the rows that Python may want to see */
+    long tick, spacing;
+    double majority, stall;
+    long long missing, slips;
 } QueueObject;
 
 extern PyTypeObject ForwardQueueType;
@@ -146,6 +169,7 @@ int queue_init(void);
 uint8_t *queue_cell(QueueObject *self, uint32_t slot); /* that has been claimed; NULL if it has not */
 PyObject *queue_row(QueueObject *self, uint8_t *cell); /* new reference, or NULL with an exception */
 void queue_fetch(const QueueObject *self, bool cell);
+void queue_fetch_claim(const QueueObject *self);
 uint8_t *queue_claim(QueueObject *self, uint32_t slot); /* NULL: late, a duplicate or absurd; or no memory */
 void queue_commit(QueueObject *self, uint32_t slot);
 typedef enum { TAKE_HOLD, TAKE_ABSENT, TAKE_CELL } Taken;

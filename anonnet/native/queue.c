@@ -59,15 +59,27 @@ static uint8_t *cell_new(size_t len)
 
 uint8_t *queue_cell(QueueObject *self, uint32_t slot)
 {
-    return self->cells[slot & self->mask];
+    return self->waiting[slot & self->mask].cell;
 }
 
 static void give_back(QueueObject *self, uint32_t slot)
 {
-    uint8_t **cell = &self->cells[slot & self->mask];
-    if (*cell != NULL)
-        self->spare[self->spares++] = *cell;
+    uint8_t **cell = &self->waiting[slot & self->mask].cell;
+    if (*cell == NULL)
+        return;
+    if (self->spare != NULL)
+        self->older[self->spares++] = self->spare;
+    self->spare = *cell;
     *cell = NULL;
+}
+
+static uint8_t *take_spare(QueueObject *self)
+{
+    uint8_t *cell = self->spare;
+    self->spare = NULL;
+    if (cell == NULL && self->spares > 0)
+        cell = self->older[--self->spares];
+    return cell ? cell : cell_new(self->cell_len);
 }
 
 /* Python sees a cell as a row of views, made when it asks: it seldom does. */
@@ -89,7 +101,7 @@ static bool begins_anew(const QueueObject *self, uint32_t ahead)
     return self->fresh ? (long)ahead >= self->ample : ahead > self->mask && self->received <= self->tick;
 }
 
-static void fetch(const uint8_t *cell, size_t len)
+static void fetch_cell(const uint8_t *cell, size_t len)
 {
     for (size_t at = 0; cell != NULL && at < len; at += CACHE_LINE)
         __builtin_prefetch(cell + at, 1);
@@ -98,13 +110,16 @@ static void fetch(const uint8_t *cell, size_t len)
 /* What is due next: where it is, or the cell. */
 void queue_fetch(const QueueObject *self, bool cell)
 {
-    uint32_t at = self->next & self->mask;
-    if (cell) {
-        fetch(self->cells[at], self->cell_len);
-    } else {
-        __builtin_prefetch(&self->cells[at]);
-        __builtin_prefetch(&self->filled[at]);
-    }
+    if (cell)
+        fetch_cell(queue_cell((QueueObject *)self, self->next), self->cell_len);
+    else
+        __builtin_prefetch(&self->waiting[self->next & self->mask], 1);
+}
+
+/* What a claim needs, but for the cell, if it is for the slot that is about to come. */
+void queue_fetch_claim(const QueueObject *self)
+{
+    __builtin_prefetch(&self->waiting[(self->next + (uint32_t)self->prefill) & self->mask], 1);
 }
 
 uint8_t *queue_claim(QueueObject *self, uint32_t slot)
@@ -119,20 +134,18 @@ uint8_t *queue_claim(QueueObject *self, uint32_t slot)
         self->late++;
     else if ((long)ahead >= self->ample)
         self->early++;
-    if (ahead > self->mask || self->filled[slot & self->mask] == slot)
+    Waiting *waiting = &self->waiting[slot & self->mask];
+    if (ahead > self->mask || waiting->filled == slot)
         return NULL;
-    uint8_t *cell = queue_cell(self, slot);
-    if (cell == NULL) {
-        cell = self->spares > 0 ? self->spare[--self->spares] : cell_new(self->cell_len);
-        self->cells[slot & self->mask] = cell;
-    }
-    fetch(cell, self->cell_len);
-    return cell;
+    if (waiting->cell == NULL)
+        waiting->cell = take_spare(self);
+    fetch_cell(waiting->cell, self->cell_len);
+    return waiting->cell;
 }
 
 void queue_commit(QueueObject *self, uint32_t slot)
 {
-    self->filled[slot & self->mask] = slot;
+    self->waiting[slot & self->mask].filled = slot;
     self->received++;
 }
 
@@ -156,15 +169,15 @@ Taken queue_take(QueueObject *self, long long tick, uint32_t *slot, uint8_t **ce
             return TAKE_HOLD;
     }
     *slot = self->next;
-    uint64_t *filled = &self->filled[*slot & self->mask];
-    bool there = *filled == *slot;
+    Waiting *waiting = &self->waiting[*slot & self->mask];
+    bool there = waiting->filled == *slot;
     if (!there && !self->synced)
         return TAKE_HOLD;
     if (there)
-        *cell = queue_cell(self, *slot);
+        *cell = waiting->cell;
     else
         self->missing++;
-    *filled = EMPTY;
+    waiting->filled = EMPTY;
     give_back(self, *slot);
     self->fresh = false;
     self->next++;
@@ -184,15 +197,16 @@ static void queue_dealloc(PyObject *object)
     QueueObject *self = (QueueObject *)object;
     queue_clear(object);
     pthread_mutex_lock(&lock);
-    for (uint32_t i = 0; self->cells != NULL && i <= self->mask; i++)
-        if (self->cells[i] != NULL)
-            leave(self->cell_len, self->cells[i]);
+    for (uint32_t i = 0; self->waiting != NULL && i <= self->mask; i++)
+        if (self->waiting[i].cell != NULL)
+            leave(self->cell_len, self->waiting[i].cell);
+    if (self->spare != NULL)
+        leave(self->cell_len, self->spare);
     while (self->spares > 0)
-        leave(self->cell_len, self->spare[--self->spares]);
+        leave(self->cell_len, self->older[--self->spares]);
     pthread_mutex_unlock(&lock);
-    PyMem_Free(self->filled);
-    PyMem_Free(self->cells);
-    PyMem_Free(self->spare);
+    PyMem_Free(self->waiting);
+    PyMem_Free(self->older);
     Py_TYPE(object)->tp_free(object);
 }
 
@@ -227,15 +241,14 @@ static PyObject *queue_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->cell_len = (size_t)cell_len;
     self->format = Py_NewRef(format);
     self->mask = (uint32_t)capacity - 1;
-    self->filled = PyMem_New(uint64_t, (size_t)capacity);
-    self->cells = PyMem_Calloc((size_t)capacity, sizeof *self->cells);
-    self->spare = PyMem_New(uint8_t *, (size_t)capacity);
-    if (self->filled == NULL || self->cells == NULL || self->spare == NULL) {
+    self->waiting = PyMem_New(Waiting, (size_t)capacity);
+    self->older = PyMem_New(uint8_t *, (size_t)capacity);
+    for (long i = 0; self->waiting != NULL && i < capacity; i++)
+        self->waiting[i] = (Waiting){EMPTY, NULL};
+    if (self->waiting == NULL || self->older == NULL) {
         Py_DECREF(self);
         return PyErr_NoMemory();
     }
-    for (long i = 0; i < capacity; i++)
-        self->filled[i] = EMPTY;
     self->prefill = prefill, self->tick = tick, self->ample = ample, self->spacing = spacing;
     self->majority = majority, self->stall = stall;
     self->fresh = self->unsure = true;

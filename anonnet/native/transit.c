@@ -2,14 +2,16 @@
 
 #include "native.h"
 
-typedef struct {
+typedef struct InletObject InletObject;
+struct InletObject {
     PyObject_HEAD
     QueueObject *queue; /* NULL: the route ends here */
     LayerObject *layer;
     PyObject *end, *recognised; /* the latter may be NULL */
     uint32_t shift;
     int mark;
-} InletObject;
+    InletObject *before, *after; /* whose cells came before and after this one's the last time, or NULL; borrowed */
+};
 
 typedef struct {
     PyObject_HEAD
@@ -40,6 +42,49 @@ static int set_queue(QueueObject **place, PyObject *value)
 
 /* -- Inlet ------------------------------------------------------------------------------------------ */
 
+/* With hundreds of routes each cell is of another one, whose ciphers and queue are far from the processor. But lanes are
+ * filled in turn, so cells come in the same order each tick: an inlet knows which one came after it the last time, and
+ * what that one needs is fetched while there is other work. Nobody owns the chain: an inlet leaves it before it is gone. */
+
+static InletObject *latest; /* whose cell came last; NULL when that is gone */
+
+static void join(InletObject *before, InletObject *after)
+{
+    if (before->after == after)
+        return;
+    if (before->after != NULL)
+        before->after->before = NULL;
+    if (after->before != NULL)
+        after->before->after = NULL;
+    before->after = after, after->before = before;
+}
+
+static void leave_chain(InletObject *self)
+{
+    if (self->before != NULL)
+        self->before->after = NULL;
+    if (self->after != NULL)
+        self->after->before = NULL;
+    if (latest == self)
+        latest = NULL;
+}
+
+/* A cell of another inlet than before has come: go ahead, a step for each of the next three. */
+static void fetch_ahead(const InletObject *self)
+{
+    const InletObject *next = self->after, *second = next ? next->after : NULL, *third = second ? second->after : NULL;
+    if (next != NULL && next->queue != NULL && next->layer != NULL) {
+        layer_fetch_hash(next->layer);
+        queue_fetch_claim(next->queue);
+    }
+    if (second != NULL && second->queue != NULL && second->layer != NULL) {
+        fetch(second->queue, sizeof *second->queue);
+        fetch(second->layer, sizeof *second->layer);
+    }
+    if (third != NULL)
+        fetch(third, sizeof *third);
+}
+
 static int inlet_clear(PyObject *object)
 {
     InletObject *self = (InletObject *)object;
@@ -61,6 +106,7 @@ static int inlet_traverse(PyObject *object, visitproc visit, void *arg)
 static void inlet_dealloc(PyObject *object)
 {
     PyObject_GC_UnTrack(object);
+    leave_chain((InletObject *)object);
     inlet_clear(object);
     Py_TYPE(object)->tp_free(object);
 }
@@ -146,7 +192,15 @@ int inlet_receive(PyObject *object, uint32_t slot, PyObject *row, const uint8_t 
         PyErr_SetString(PyExc_ValueError, "a cell of another format");
         return -1;
     }
+    bool other = latest != self;
+    if (other && latest != NULL)
+        join(latest, self);
+    latest = self;
+    if (other)
+        fetch_ahead(self);
     state = inlet_forward(object, slot, cell, len);
+    if (other && self->after != NULL && self->after->layer != NULL)
+        layer_fetch_keys(self->after->layer);
     if (state == 1) {
         Py_INCREF(self);
         state = inlet_recognised(object, slot, now);
