@@ -1,6 +1,7 @@
 /* The hot path in C. Each type has the interface of the Python class of the same name (proto/engine.py), which
  * is its reference: read that first. All calls hold the GIL, but for what crew.c gives to other threads, which touch no
- * Python. Keys live in OpenSSL's contexts only, which wipe them when they are freed. */
+ * Python. Keys live in OpenSSL's contexts, and in a layer until it has made them (the block's always); each wipes them when
+ * it is freed. */
 
 #ifndef ANONNET_NATIVE_H
 #define ANONNET_NATIVE_H
