@@ -45,8 +45,10 @@ RELAYS: Final = (  # rate, transport, processes that only burn time (for each co
 BARE: Final = (("100m", "raw"), ("100m", "udp"))
 CHAINS: Final = (  # rate, transport, delay of each link in ms
     ("28.8k", "raw", 0), ("modem", "raw", 0), ("t1", "raw", 0), ("t3", "raw", 0), ("t3", "raw", 20),
-    ("100m", "raw", 0), ("100m:1ms", "raw", 0), ("150m:4ms", "raw", 0), ("250m:4ms", "udp", 0),
+    ("100m", "raw", 0), ("100m:1ms", "raw", 0), ("150m:6ms", "raw", 0), ("250m:8ms", "udp", 0),
+    ("380m:5ms", "udp", 0),
 )  # fmt: skip
+HELD: Final = ("150m:6ms", "250m:8ms")  # for a minute each way: these are not to skip a tick
 QUICK_CHAINS: Final = (("10m", "raw", 0),)
 PROXY: Final = ("100m", "raw", 10.0, 3)  # rate, transport, seconds of a download, how many
 QUICK_PROXY: Final = ("10m", "raw", 1.0, 1)
@@ -183,7 +185,7 @@ def _lab(quick: bool, say: Callable[[str], None]) -> Iterator[Measured]:
     for rate, transport, delay_ms in QUICK_CHAINS if quick else CHAINS:
         say(f"  chain of {rate}, {transport}" + (f", {delay_ms} ms added to each link" if delay_ms else ""))
         slow = parse_profile(rate).rate_in < SLOW
-        seconds = 6.0 if quick else 60.0 if slow else 20.0
+        seconds = 6.0 if quick else 60.0 if slow or rate in HELD else 20.0
         flows = tuple(chain.FLOWS) if not (quick or slow or delay_ms) else ("down",)
         yield chain.measure(rate, transport, seconds, delay_ms=delay_ms, flows=flows, pages=not delay_ms)
 

@@ -32,6 +32,7 @@ GOODPUT_FAR: Final = 0.8  # the same where the router delays each link by FAR_MS
 FAR_MS: Final = 20
 CPU_S_PER_GB: Final = 40.0  # of slots' content, both ways
 CIRCUIT_MBIT: Final = 150.0  # a single circuit: other tunnels on such a machine
+STRETCH_MBIT: Final = 300.0  # both ways at once: the best of them has that one way
 ECHO_TICKS: Final = 8
 ECHO_MS: Final = 3.0
 ECHO_LOADED: Final = 2.0  # times an idle echo
@@ -52,9 +53,7 @@ def verdicts(report: Report) -> Iterator[str]:
         yield from _node(report.node, report.micro)
     for path in report.lab:
         yield from _path(path)
-    fastest = [max(flow.mbit) for path in report.lab if _is_fastest(path) for flow in path.flows.values()]
-    if fastest:
-        yield _least("goodput of a single circuit, at its best", max(fastest), " Mbit/s", CIRCUIT_MBIT)
+    yield from _circuit([path for path in report.lab if path.wire_mbit >= min(HELD_MBIT.values())])
     if report.scaling:
         yield from _scaling(report.scaling)
     if report.footprint:
@@ -121,7 +120,7 @@ def _path(path: Measured) -> Iterator[str]:
                         flow.echoes.mean / path.idle.mean, "", ECHO_LOADED)  # fmt: skip
         if path.rate == PAGE_RATE and path.get_ms:
             yield _most(f"{name}: small page", path.get_ms, " ms", PAGE_MS)
-    if _is_fastest(path):
+    if path.wire_mbit == HELD_MBIT[path.transport] and not path.delay_ms:
         for kind, flow in path.flows.items():
             yield from _held(f"{name}, {kind}", flow)
     limit = SETUP_MS + SETUP_ROUND_TRIPS * path.idle.mean
@@ -130,8 +129,14 @@ def _path(path: Measured) -> Iterator[str]:
         yield _most(f"{name}: `up` until the first byte", path.first_byte_s, " s", FIRST_BYTE_S)
 
 
-def _is_fastest(path: Measured) -> bool:
-    return path.wire_mbit >= HELD_MBIT[path.transport] and not path.delay_ms
+def _circuit(fastest: list[Measured]) -> Iterator[str]:
+    what = "goodput of a single circuit, at its best"
+    if fastest:
+        most = max(max(flow.mbit) for path in fastest for flow in path.flows.values())
+        yield _least(what, most, " Mbit/s", CIRCUIT_MBIT)
+    both = [min(path.flows["both"].mbit) for path in fastest if "both" in path.flows]
+    if both:
+        yield _least(f"{what}, both ways at once (stretch)", max(both), " Mbit/s each way", STRETCH_MBIT)
 
 
 def _held(name: str, flow: Flow) -> Iterator[str]:

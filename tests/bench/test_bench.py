@@ -200,6 +200,13 @@ def test_of_several_chains_the_best_circuit_counts() -> None:
     assert missed(lab=[a_path("150m", mbit=(130.0,)), a_path("250m", "udp", mbit=(210.0,))]) == []
 
 
+def test_both_ways_at_once_the_lesser_counts() -> None:
+    paths = [replace(a_path("380m", "udp"), flows={"both": a_flow(mbit=(310.0, n))}) for n in (290.0, 302.0)]
+    assert missed(lab=paths) == []
+    (line,) = missed(lab=paths[:1])
+    assert "both ways at once (stretch): 290.0 Mbit/s each way" in line
+
+
 def test_verdicts_on_growth() -> None:
     costs = [scaling.Cost(1, 1, 2.0), scaling.Cost(1, 64, 2.0), scaling.Cost(1, 500, 2.2)]
     costs += [scaling.Cost(64, 64, 2.4), scaling.Cost(64, 500, 2.5)]
