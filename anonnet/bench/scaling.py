@@ -16,8 +16,9 @@ from anonnet.spec import WIDE
 CELLS: Final = 512  # a tick in all, each way, whatever the number of links
 GRID: Final = ((1, 1), (1, 64), (1, 500), (8, 8), (64, 64), (64, 500))  # links on each side, routes
 TICK_NS: Final = 5_000_000
-RELAYS: Final = (  # rate of a link, links on each side, routes: 64 cells a tick in all each way
+RELAYS: Final = (  # rate of a link, links on each side, routes: 64 cells a tick in all each way,
     ("128m:5ms", 1, 1), ("128m:5ms", 1, 64), ("128m:5ms", 1, 500), ("16m:5ms", 8, 64), ("2m:5ms", 64, 64),
+    ("2m:5ms", 1, 1), ("2m:5ms", 8, 8),  # and links of one cell, like the last of those
 )  # fmt: skip
 RUNS: Final = 3
 SECONDS_OF_RELAY: Final = 3.0
@@ -39,6 +40,7 @@ class Whole(Cost):
     """A whole relay, the kernel's part included; the median of several runs."""
 
     transport: str
+    rate: str  # of a link
 
 
 @dataclass(frozen=True)
@@ -66,17 +68,17 @@ def measure(ticks: int, seconds: float, root: bool, say: Callable[[str], None]) 
 
 def _relays(say: Callable[[str], None]) -> list[Whole]:
     """Measure all in turn, several times: what else the machine does then falls on each alike."""
-    runs: dict[tuple[int, int, str], list[float]] = {}
+    runs: dict[tuple[int, int, str, str], list[float]] = {}
     for number in range(RUNS):
         for rate, links, routes in RELAYS:
             for transport in ("raw", "udp"):
-                say(f"run {number + 1}: relay, {transport}, {links} links on each side, {routes} routes")
+                say(f"run {number + 1}: relay, {transport}, {links} links of {rate} a side, {routes} routes")
                 profile = parse_profile(rate)
                 ran = relay.forward(profile, transport, SECONDS_OF_RELAY, links=links, routes=routes)
-                runs.setdefault((links, routes, transport), []).append(ran.cpu_us)
+                runs.setdefault((links, routes, transport, rate), []).append(ran.cpu_us)
     return [
-        Whole(links, routes, statistics.median(costs), transport)
-        for (links, routes, transport), costs in runs.items()
+        Whole(links, routes, statistics.median(costs), transport, rate)
+        for (links, routes, transport, rate), costs in runs.items()
     ]
 
 

@@ -155,9 +155,10 @@ def _scaling(scaling: Scaling) -> Iterator[Table]:
         table.add_row(str(one.links), str(one.routes), f"{one.us:.2f}")
     yield table
     if scaling.relays:
-        whole = Table("links on each side", "routes", "", "CPU us a cell", title="scaling: whole relays")
+        head = "links on each side|of|routes||CPU us a cell"
+        whole = Table(*head.split("|"), title="scaling: whole relays")
         for one in scaling.relays:
-            whole.add_row(str(one.links), str(one.routes), one.transport, f"{one.us:.2f}")
+            whole.add_row(str(one.links), one.rate, str(one.routes), one.transport, f"{one.us:.2f}")
         yield whole
     if scaling.nodes:
         head = "nodes in a row|circuit, ms|echo, ms|Mbit/s down|share|CPU us a cell of each relay|us in all"

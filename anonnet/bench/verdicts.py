@@ -26,6 +26,8 @@ GROWN: Final = (  # from how many links on each side and routes to how many
     ("1 to 64 links with 64 routes", (1, 64), (64, 64)),
     ("1 to 64 links with 500 routes", (1, 500), (64, 500)),
 )
+ADDED_RATE: Final = "2m:5ms"  # links that are added to a relay
+ADDED: Final = 64
 HELD_MBIT: Final = {"raw": 150, "udp": 250}  # of a link, with no tick skipped
 GOODPUT: Final = 0.85  # share of the wire
 GOODPUT_FAR: Final = 0.8  # the same where the router delays each link by FAR_MS, at RATE
@@ -150,8 +152,13 @@ def _held(name: str, flow: Flow) -> Iterator[str]:
 def _scaling(scaling: Scaling) -> Iterator[str]:
     yield from _growth("cost of a cell", scaling.costs)
     for transport in RELAY_US:
+        name = f"cost of a cell, whole relay, {transport}"
         whole = [one for one in scaling.relays if one.transport == transport]
-        yield from _growth(f"cost of a cell, whole relay, {transport}", whole)
+        alike = {one.links: one.us for one in whole if one.rate == ADDED_RATE}
+        yield from _growth(name, [one for one in whole if one.links == ADDED or one.rate != ADDED_RATE])
+        if {1, ADDED} <= alike.keys():
+            what = f"{name}, 1 to {ADDED} links of {ADDED_RATE} with a route each, times"
+            yield _most(what, alike[ADDED] / alike[1], "", GROWTH, ".2f")
 
 
 def _growth(name: str, measured: Sequence[Cost]) -> Iterator[str]:

@@ -212,8 +212,13 @@ def test_verdicts_on_growth() -> None:
     costs += [scaling.Cost(64, 64, 2.4), scaling.Cost(64, 500, 2.5)]
     (line,) = missed(scaling=scaling.Scaling(costs, []))
     assert "1 to 64 links with 64 routes, times: 1.20" in line
-    relays = [scaling.Whole(1, 64, 5.0, "raw"), scaling.Whole(64, 64, 5.5, "raw")]
-    relays += [scaling.Whole(1, 64, 4.0, "udp"), scaling.Whole(64, 64, 5.0, "udp")]
+    few, many, alone = (1, 64, "128m:5ms"), (64, 64, "2m:5ms"), (1, 1, "2m:5ms")
+
+    def whole(kind: tuple[int, int, str], us: float, transport: str) -> scaling.Whole:
+        return scaling.Whole(kind[0], kind[1], us, transport, kind[2])
+
+    relays = [whole(few, 5.0, "raw"), whole(many, 5.5, "raw"), whole(alone, 20.0, "raw")]
+    relays += [whole(few, 4.0, "udp"), whole(many, 5.0, "udp"), whole(alone, 5.0, "udp")]
     (line,) = missed(scaling=scaling.Scaling([], [], relays))
     assert "whole relay, udp, 1 to 64 links with 64 routes, times: 1.25" in line
     assert missed(footprint=footprint.Footprint(7_900, 190_000)) == []
