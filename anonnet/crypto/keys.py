@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import os
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -68,7 +68,8 @@ def save_keys(keys: NodeKeys, state_dir: Path) -> Path:
     path = state_dir / KEYS_FILE
     temporary = state_dir / f".{KEYS_FILE}.{os.getpid()}"
     secrets = {name: getattr(keys, name).private_bytes_raw().hex() for name in _NAMES}
-    text = json.dumps({"version": KEYS_VERSION, **secrets, "check": _checksum(secrets)}, indent=1) + "\n"
+    found = msgspec.json.encode({"version": KEYS_VERSION, **secrets, "check": _checksum(secrets)})
+    text = msgspec.json.format(found, indent=1).decode() + "\n"
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.exists():
@@ -99,7 +100,7 @@ def load_keys(state_dir: Path) -> NodeKeys:
         raise OperatorError(f"{path} can be read by others", f"run `chmod 600 {path}`")
     try:
         return _parse(text)
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (msgspec.DecodeError, ValueError, KeyError, TypeError, RecursionError):
         # The cause is left out: a parser's message may quote what it parsed.
         raise OperatorError(f"{path} is damaged", _RESTORE) from None
 
@@ -107,7 +108,7 @@ def load_keys(state_dir: Path) -> NodeKeys:
 def _parse(text: bytes) -> NodeKeys:
     if len(text) > _MAX_FILE:
         raise ValueError
-    found = json.loads(text)
+    found = msgspec.json.decode(text)
     secrets = {name: found[name] for name in _NAMES}
     if found["version"] != KEYS_VERSION or not hmac.compare_digest(found["check"], _checksum(secrets)):
         raise ValueError

@@ -1,6 +1,7 @@
 """`python -m anonnet.node FILE [debug] [verbose] [traceback]`: the node, which `anonnet-tun run` turns into.
 
 A program of its own, without click: what a command line takes would stay in the node's three processes.
+So would typing_extensions, which msgspec imports if it can, and does without.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import traceback
 from pathlib import Path
 
 from anonnet.errors import AnonNetError
-from anonnet.node import keeper
-from anonnet.node.config import load
-from anonnet.node.privileges import be_called
 
 
 def main(file: str, *wishes: str) -> int:
     """Run the node of this configuration; return the exit code."""
+    sys.modules["typing_extensions"] = None  # type: ignore[assignment]  # before msgspec
+    from anonnet.node import keeper  # noqa: PLC0415
+    from anonnet.node.config import load  # noqa: PLC0415
+    from anonnet.node.privileges import be_called  # noqa: PLC0415
+
     be_called("anonnet-tun")  # whose place it took
     try:
         return keeper.run(load(Path(file)), "debug" in wishes, "verbose" in wishes)

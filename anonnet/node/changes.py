@@ -6,13 +6,14 @@ would else be in the memory of all three processes (12 MiB of each at an exit) f
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
 import socket
 from functools import partial
 from typing import Final
+
+import msgspec
 
 from anonnet.errors import OperatorError
 from anonnet.node.sections import Config
@@ -43,7 +44,7 @@ def change(config: Config, verbose: bool) -> int | None:
     if not answer:
         hint = "see the log; `anonnet-tun cleanup` undoes what it began"
         raise OperatorError("the process that changes this host crashed", hint)
-    if failure := json.loads(answer):
+    if failure := msgspec.json.decode(answer):
         raise OperatorError(*failure)
     return descriptors[0] if descriptors else None
 
@@ -64,7 +65,7 @@ def _answer(config: Config, verbose: bool, end: socket.socket) -> None:
         socket.send_fds(end, [b"null"], [] if tun is None else [tun])
         code = 0
     except OperatorError as error:
-        end.send(json.dumps((error.what, error.hint)).encode())
+        end.send(msgspec.json.encode((error.what, error.hint)))
     except BaseException:
         log.exception("changing the host failed")
     finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import socket
@@ -15,6 +14,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from anonnet.crypto.gate import TimestampGuard
 from anonnet.crypto.keys import NodeKeys
@@ -134,7 +135,7 @@ class Control:
             self.node.on_deadline(now)
         if self.node.guard_changed:  # before the answer goes out
             self.node.guard_changed = False
-            replace(self._given.guard_dir / GUARD_NAME, json.dumps(self._guard.to_dict()))
+            replace(self._given.guard_dir / GUARD_NAME, msgspec.json.encode(self._guard.to_dict()).decode())
         kept.save_changes(self._given.guard_dir, self.node.ends)
         orders = self.node.take_orders()
         if orders:
@@ -192,9 +193,9 @@ class Control:
 
 def _load_guard(path: Path) -> TimestampGuard:
     try:
-        return TimestampGuard(json.loads(path.read_bytes()))
+        return TimestampGuard(msgspec.json.decode(path.read_bytes()))
     except FileNotFoundError:
         return TimestampGuard()
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, msgspec.DecodeError, ValueError, KeyError, AttributeError) as error:
         hint = f"remove it; an old handshake may then be replayed once ({error})"
         raise OperatorError(f"{path} is damaged", hint) from None
