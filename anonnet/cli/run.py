@@ -23,5 +23,6 @@ def run(ctx: click.Context, config_path: Path, debug: bool, verbose: bool) -> No
     wishes = [name for name, wish in asked.items() if wish]
     # No module is to come from where the operator happens to be, unless that is where ours come from.
     at_home = os.path.isdir("anonnet") and os.path.samefile("anonnet", anonnet.__path__[0])
-    python = [sys.executable, *([] if at_home else ["-P"])]
+    # What tracebacks need for columns would be in the memory of each of the three processes.
+    python = [sys.executable, "-X", "no_debug_ranges", *([] if at_home else ["-P"])]
     os.execv(sys.executable, [*python, "-m", "anonnet.node", str(config_path), *wishes])  # noqa: S606  ours
