@@ -23,14 +23,17 @@ from anonnet.bench.parts import HERE, tick
 from anonnet.bench.planes import FIRST_ROUTE_ID, SHIFT, add_link, layer_keys, left, right
 from anonnet.errors import OperatorError
 from anonnet.proto import orders as o
+from anonnet.proto.hops import HopRoute
 from anonnet.proto.plane import Plane
 from anonnet.proto.profile import parse_profile
 from anonnet.spec import WIDE
+from anonnet.wire.cell import rows
 
 RATE: Final = "100m"
 WARM: Final = 20
 LINKS: Final = 100
 ROUTES: Final = 500
+PER_TICK: Final = 1.0  # cells of a route
 RECEIVE_KEYS: Final = 3  # of a link in the middle of a change of keys
 
 
@@ -55,6 +58,7 @@ def main() -> None:
     plane = Plane(0, os.urandom)
     schedule = parse_profile(RATE).schedule("raw", 4)
     receiver = count(1)
+    (row,) = rows(WIDE, 1)
 
     def give_link(link: int) -> None:
         add_link(plane, link, WIDE, schedule, HERE, os.urandom(32), os.urandom(32))
@@ -67,6 +71,12 @@ def main() -> None:
         there, back, number = layer_keys(), layer_keys(), FIRST_ROUTE_ID + route
         plane.obey(o.AddRelayRoute(route, left(0), number, 1, 1, there, back, SHIFT))
         plane.obey(o.ExtendRelayRoute(route, right(0), number))
+        hop = plane._routes[route]
+        assert isinstance(hop, HopRoute)
+        # What is made with the first cells only: contexts of ciphers, and the queue of the way back.
+        for layer in (hop._forward, hop._backward):
+            layer.encipher(0, row, row)
+        hop.backward_in.queue = hop.backward_out.queue = plane.engine.queue(WIDE, PER_TICK)
 
     link = _each(give_link, LINKS)
     route = _each(give_route, ROUTES)
