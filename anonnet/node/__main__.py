@@ -16,9 +16,13 @@ from anonnet.errors import AnonNetError
 def main(file: str, *wishes: str) -> int:
     """Run the node of this configuration; return the exit code."""
     sys.modules["typing_extensions"] = None  # type: ignore[assignment]  # before msgspec
-    from anonnet.node import keeper  # noqa: PLC0415
-    from anonnet.node.config import load  # noqa: PLC0415
-    from anonnet.node.privileges import be_called  # noqa: PLC0415
+    try:
+        from anonnet.node import keeper  # noqa: PLC0415
+        from anonnet.node.config import load  # noqa: PLC0415
+        from anonnet.node.privileges import be_called  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        print(f"anonnet-tun: the Python package {error.name} is missing: install anew", file=sys.stderr)
+        return 1
 
     be_called("anonnet-tun")  # whose place it took
     try:

@@ -163,6 +163,17 @@ def test_a_node_does_without_what_only_commands_need() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_a_node_says_which_package_is_missing() -> None:
+    code = (
+        "import sys\nfrom anonnet.node.__main__ import main\n"
+        "sys.modules['msgspec'] = None\n"
+        "sys.exit(main('/no/such/file'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "anonnet-tun: the Python package msgspec is missing: install anew\n"
+
+
 @pytest.mark.parametrize("flags", [(), ("--debug",)])
 def test_the_node_says_it_as_commands_do(tmp_path: Path, flags: tuple[str, ...]) -> None:
     """And takes no module from where it is started."""
