@@ -29,6 +29,10 @@ class ForwardQueue(_PythonQueue):
         ample: int,
         majority: float,
         stall: float,
+        near: int,
+        good: int,
+        surplus: float,
+        anew: int,
         spacing: int,
     ) -> None: ...
 

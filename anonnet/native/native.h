@@ -153,14 +153,14 @@ typedef struct {
     uint8_t *spare; /* the cell that was used last, if it is free, or NULL */
     uint32_t mask, next;
     size_t cell_len;
-    long prefill, ample;
+    long near, good, ample, prefill;
     long long received, turn, late, early;
     bool synced, fresh, unsure;
     uint32_t spares;
     uint8_t **older; /* other cells that are free, the last used last */
     PyObject *format; /* of the rows that Python may want to see */
-    long tick, spacing;
-    double majority, stall;
+    long tick, anew, spacing;
+    double majority, surplus, stall;
     long long missing, slips;
 } QueueObject;
 

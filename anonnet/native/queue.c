@@ -98,7 +98,7 @@ PyObject *queue_row(QueueObject *self, uint8_t *cell)
 
 static bool begins_anew(const QueueObject *self, uint32_t ahead)
 {
-    return self->fresh ? (long)ahead >= self->ample : ahead > self->mask && self->received <= self->tick;
+    return self->fresh ? (long)ahead >= self->anew : ahead > self->mask && self->received <= self->tick;
 }
 
 static void fetch_cell(const uint8_t *cell, size_t len)
@@ -130,9 +130,11 @@ uint8_t *queue_claim(QueueObject *self, uint32_t slot)
         self->next = slot - (uint32_t)self->prefill;
         ahead = (uint32_t)self->prefill;
     }
-    if ((long)ahead < self->prefill || ahead >= HALF)
+    if ((long)ahead < self->near || ahead >= HALF)
         self->late++;
-    else if ((long)ahead >= self->ample)
+    else if ((long)ahead >= self->good)
+        self->late--;
+    if ((long)ahead >= self->ample && ahead < HALF)
         self->early++;
     Waiting *waiting = &self->waiting[slot & self->mask];
     if (ahead > self->mask || waiting->filled == slot)
@@ -153,12 +155,13 @@ static bool slip(QueueObject *self)
 {
     long long late = self->late, early = self->early;
     self->late = self->early = 0;
-    if ((double)early > self->majority)
+    bool skip = (double)early > self->majority;
+    if (skip)
         self->next += (uint32_t)self->tick;
-    else if ((double)late <= self->majority)
+    else if ((double)late <= self->surplus)
         return false;
     self->slips++;
-    return (double)late > self->majority;
+    return !skip;
 }
 
 Taken queue_take(QueueObject *self, long long tick, uint32_t *slot, uint8_t **cell)
@@ -212,15 +215,18 @@ static void queue_dealloc(PyObject *object)
 
 static PyObject *queue_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"fmt", "capacity", "prefill", "tick", "ample", "majority", "stall", "spacing", NULL};
+    static char *names[] = {"fmt", "capacity", "prefill", "tick", "ample", "majority", "stall", "near", "good",
+                            "surplus", "anew", "spacing", NULL};
     PyObject *format;
-    long capacity, prefill, tick, ample, spacing;
-    double majority, stall;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Ollllddl", names, &format, &capacity, &prefill, &tick, &ample,
-                                     &majority, &stall, &spacing))
+    long capacity, prefill, tick, ample, near, good, anew, spacing;
+    double majority, stall, surplus;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Ollllddlldll", names, &format, &capacity, &prefill, &tick, &ample,
+                                     &majority, &stall, &near, &good, &surplus, &anew,
+                                     &spacing))
         return NULL;
     if (capacity < 1 || capacity > MAX_CAPACITY || capacity & (capacity - 1) || prefill < 1 || prefill > capacity ||
-        tick < 1 || tick > capacity || ample < 1 || ample > 4 * capacity || spacing < 1 || spacing > INT32_MAX) {
+        tick < 1 || tick > capacity || ample < 1 || ample > 4 * capacity || near < 1 || near > prefill ||
+        good < near || anew < prefill || anew > 4 * capacity || spacing < 1 || spacing > INT32_MAX) {
         PyErr_SetString(PyExc_ValueError, "no such queue");
         return NULL;
     }
@@ -250,7 +256,8 @@ static PyObject *queue_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return PyErr_NoMemory();
     }
     self->prefill = prefill, self->tick = tick, self->ample = ample, self->spacing = spacing;
-    self->majority = majority, self->stall = stall;
+    self->majority = majority, self->stall = stall, self->near = near, self->good = good, self->anew = anew;
+    self->surplus = surplus;
     self->fresh = self->unsure = true;
     return (PyObject *)self;
 }
@@ -333,6 +340,7 @@ static PyMethodDef queue_methods[] = {
 static PyMemberDef queue_members[] = {
     {"next", T_UINT, offsetof(QueueObject, next), READONLY, NULL},
     {"prefill", T_LONG, offsetof(QueueObject, prefill), READONLY, NULL},
+    {"near", T_LONG, offsetof(QueueObject, near), READONLY, NULL},
     {"received", T_LONGLONG, offsetof(QueueObject, received), READONLY, NULL},
     {"missing", T_LONGLONG, offsetof(QueueObject, missing), READONLY, NULL},
     {"slips", T_LONGLONG, offsetof(QueueObject, slips), READONLY, NULL},

@@ -147,7 +147,8 @@ class HopRoute:
         self._beginning = None
         queue = self._engine.queue(self._fmt, self._backward_per_tick)
         queue.start(self._next)
-        shift = (slot - self._next - queue.prefill) & SLOT_MASK
+        # The sender's first cell comes as its lane begins, when cells come nearest to their turn.
+        shift = (slot - self._next - queue.near) & SLOT_MASK
         self.backward_in.queue = self.backward_out.queue = queue
         self.backward_in.shift = shift
         self._reports.append(Joined(self.handle, shift))

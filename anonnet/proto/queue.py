@@ -11,6 +11,10 @@ substitute in its place; or relays that are not neighbours could mark a route fo
 - *slip*: clocks drift. Once in `SLIP_SPACING` ticks, at a moment that only this relay's clock sets, the
   queue may leave out a tick (*hold*) or a tick's worth of slots (*skip*), if most cells of all that while
   came with less reserve than `prefill`, or with two ticks too much.
+- *steps*: at nearly a cell a tick, sender and relay leave a tick out now and then, each at moments of its
+  own. In between cells come a tick nearer to their turn than else: few of them or many, as these moments
+  happen to lie. So cells come with `n` or `n + 1` in reserve, and `n` must not be 0: a hold is due if there
+  are cells with none and hardly any with 2. These are counted against those.
 
 Slots are owed by the clock: a node that stood still passes over those of the ticks that it skipped
 (`skip`), and so everybody else's schedule goes on to fit; but a queue of which nothing has gone out since it
@@ -27,6 +31,8 @@ from anonnet.spec import SLOT_MASK, Format
 from anonnet.wire.cell import CellRow, rows
 
 SLIP_SPACING: Final = 256  # ticks; a slip is the only thing the next hop can notice
+NEARLY: Final = 0.5  # cells a tick, and less than one: comes in steps
+SURPLUS: Final = 1 / 8  # of all cells: if they come in steps, what few late or replayed ones cannot make up
 LONG_STALL: Final = 0.25  # share of the majority that a stall of this node may seem to be for a slip
 PREFILL_TICKS: Final = 1.0
 DEPTH_TICKS: Final = 4
@@ -43,6 +49,10 @@ class Sizes(NamedTuple):
     ample: int
     majority: float
     stall: float  # skipping more than this begins the count for a slip anew
+    near: int  # a cell that comes with less is late
+    good: int  # one that comes with as much makes up for one that is late
+    surplus: float  # more late ones than this, beyond those, are a reason to hold
+    anew: int  # a cell so far ahead, while nothing has gone out, says where to begin
 
     @classmethod
     def of(cls, per_tick: float) -> Sizes:
@@ -54,23 +64,28 @@ class Sizes(NamedTuple):
         prefill = max(1, ceil(PREFILL_TICKS * per_tick + nearer))
         ample = prefill + 2 * tick  # to skip at less would undo a hold by the next slip
         capacity = 1 << max(3, int(DEPTH_TICKS * per_tick + prefill).bit_length())
-        majority = SLIP_SPACING * per_tick / 2
-        return cls(capacity, prefill, tick, ample, majority, majority * LONG_STALL)
+        cells = SLIP_SPACING * per_tick
+        majority = surplus = cells / 2
+        near, good, anew = prefill, _HALF, ample
+        if NEARLY < per_tick < 1:
+            near, good, surplus, anew = 1, 2, cells * SURPLUS, prefill + tick
+        return cls(capacity, prefill, tick, ample, majority, majority * LONG_STALL, near, good, surplus, anew)
 
 
 class ForwardQueue:
     """Ring of preallocated cells of one route and direction; sizes in cells."""
 
-    __slots__ = ("_ample", "_early", "_filled", "_fresh", "_late", "_majority", "_mask", "_rows", "_stall",
-                 "_synced", "_tick", "_turn", "_unsure", "missing", "next", "prefill", "received",
-                 "slips")  # fmt: skip
+    __slots__ = ("_ample", "_anew", "_early", "_filled", "_fresh", "_good", "_late", "_majority", "_mask",
+                 "_rows", "_stall", "_surplus", "_synced", "_tick", "_turn", "_unsure", "missing", "near",
+                 "next", "prefill", "received", "slips")  # fmt: skip
 
     def __init__(self, fmt: Format, per_tick: float) -> None:
-        capacity, self.prefill, self._tick, self._ample, self._majority, self._stall = Sizes.of(per_tick)
+        (capacity, self.prefill, self._tick, self._ample, self._majority, self._stall, self.near,
+         self._good, self._surplus, self._anew) = Sizes.of(per_tick)  # fmt: skip
         self._rows = rows(fmt, capacity)
         self._filled = [_EMPTY] * capacity
         self._mask = capacity - 1
-        self._early = self._late = 0  # cells since the last turn
+        self._early = self._late = 0  # cells since the last turn; late: less those that make up for them
         self._turn = 0  # tick at which a slip is allowed
         self._synced = False
         self._fresh = True  # nothing has gone out since it began, or began anew
@@ -91,16 +106,18 @@ class ForwardQueue:
             self._synced = self._fresh = True
             self.next = (slot - self.prefill) & SLOT_MASK
             ahead = self.prefill
-        if ahead < self.prefill or ahead >= _HALF:
+        if ahead < self.near or ahead >= _HALF:
             self._late += 1
-        elif ahead >= self._ample:
+        elif ahead >= self._good:
+            self._late -= 1
+        if self._ample <= ahead < _HALF:
             self._early += 1
         if ahead > self._mask or self._filled[slot & self._mask] == slot:
             return None
         return self._rows[slot & self._mask]
 
     def _begins_anew(self, ahead: int) -> bool:
-        return ahead >= self._ample if self._fresh else ahead > self._mask and self.received <= self._tick
+        return ahead >= self._anew if self._fresh else ahead > self._mask and self.received <= self._tick
 
     def commit(self, slot: int) -> None:
         """The claimed row of `slot` now holds its cell."""
@@ -140,7 +157,7 @@ class ForwardQueue:
         self._late = self._early = 0
         if early > self._majority:
             self.skip(self._tick)
-        elif late <= self._majority:
+        elif late <= self._surplus:
             return False
         self.slips += 1
-        return late > self._majority
+        return early <= self._majority

@@ -157,5 +157,5 @@ def test_queues(fast: Engine, per_tick: float, start: int | None, acts: list[tup
             same(lambda queue, number=number: queue.skip(abs(number) * 7))  # type: ignore[misc]
         else:
             tick += abs(number) % 400
-        for name in ("next", "prefill", "received", "missing", "slips"):
+        for name in ("next", "near", "prefill", "received", "missing", "slips"):
             assert getattr(pair[0], name) == getattr(pair[1], name), name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -264,3 +264,92 @@ def test_a_steady_delay_is_made_up_for_tick_by_tick(engine: Engine) -> None:
     assert len(bench.holds) == delay
     assert all(held is not None for _, held in bench.taken[-2 * SLIP_SPACING // 2 :])
     bench.check()
+
+
+STEPS = (969, 1000)  # cells a tick, as a fraction: nearly one, so that a tick is left out now and then
+
+
+@dataclass
+class Stepping:
+    """A source and a queue's node at such a rate; where each leaves ticks out is its own business."""
+
+    engine: Engine
+    source: int  # what it has earned of its next cell as the node begins, in parts of STEPS[1]
+    own: int = 0  # the same of the node
+    came: dict[int, int] = field(default_factory=dict)  # slot -> tick
+    went: list[tuple[int, int, bool]] = field(default_factory=list)  # tick, slot, whether its cell was there
+    slips: list[int] = field(default_factory=list)  # ticks
+
+    def __post_init__(self) -> None:
+        self.queue = self.engine.queue(NARROW, STEPS[0] / STEPS[1])
+
+    def run(self, ticks: range, replayed: Callable[[int], bool] = lambda _: False) -> None:
+        """Of cells of which `replayed` says so, an older one comes instead."""
+        for tick in ticks:
+            self.source += STEPS[0]
+            if self.source >= STEPS[1]:
+                self.source -= STEPS[1]
+                slot = len(self.came)
+                self.came[slot] = tick
+                self._put(slot - 8 if replayed(slot) else slot)
+            self.own += STEPS[0]
+            if self.own >= STEPS[1]:
+                self.own -= STEPS[1]
+                before = self.queue.slips
+                item = self.queue.take(tick)
+                if item is not None:
+                    self.went.append((tick, item[0], item[1] is not None))
+                if self.queue.slips != before:
+                    self.slips.append(tick)
+
+    def _put(self, slot: int) -> None:
+        if self.queue.claim(slot & SLOT_MASK) is not None:
+            self.queue.commit(slot & SLOT_MASK)
+
+    def waits(self, first: int) -> list[int]:
+        """How many ticks each cell waited that went out from tick `first` on."""
+        return [tick - self.came[slot] for tick, slot, _ in self.went if tick >= first]
+
+
+_EARNED = st.integers(0, STEPS[1] - 1)
+
+
+@given(source=_EARNED)
+@settings(max_examples=25)
+def test_at_nearly_a_cell_a_tick_cells_wait_for_a_tick_or_two(engine: Engine, source: int) -> None:
+    """What comes is in full swing as this node's lane begins: forward."""
+    run = Stepping(engine, source)
+    run.run(range(4 * SLIP_SPACING))
+    assert not run.slips
+    assert {1, 2} >= set(run.waits(8)) or {2, 3} >= set(run.waits(8))
+    assert all(there for _, _, there in run.went[3:])
+
+
+@given(source=_EARNED)
+@settings(max_examples=25)
+def test_at_nearly_a_cell_a_tick_a_hold_gives_cells_a_tick_to_spare_again(
+    engine: Engine, source: int
+) -> None:
+    run = Stepping(engine, source)
+    run.run(range(SLIP_SPACING))
+    run.source -= STEPS[1]  # it is a cell behind for good
+    run.run(range(SLIP_SPACING, 5 * SLIP_SPACING))
+    assert len(run.slips) <= 1
+    waits = run.waits(3 * SLIP_SPACING)
+    assert max(waits) <= 2
+    assert sum(wait < 1 for wait in waits) <= 0.15 * len(waits), "hardly any goes on as soon as it comes"
+    assert all(there for _, _, there in run.went[3:])
+
+
+@given(source=_EARNED, every=st.integers(10, 40))
+@settings(max_examples=25)
+def test_few_replayed_cells_move_nothing_at_nearly_a_cell_a_tick(
+    engine: Engine, source: int, every: int
+) -> None:
+    """One cell in ten is an old one: the same slots go out in the same ticks."""
+    honest, cheated = (Stepping(engine, source) for _ in range(2))
+    honest.run(range(4 * SLIP_SPACING))
+    cheated.run(range(SLIP_SPACING))
+    cheated.run(range(SLIP_SPACING, 4 * SLIP_SPACING), lambda slot: slot % every == 0)
+    assert [went[:2] for went in cheated.went] == [went[:2] for went in honest.went]
+    assert sum(there for _, _, there in cheated.went) < sum(there for _, _, there in honest.went)
