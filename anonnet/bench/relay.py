@@ -21,7 +21,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.sharedctypes import Synchronized
@@ -29,6 +29,7 @@ from typing import Final
 
 from anonnet.bench.children import burn, cpu_ns, end_all, entered, fork, own_place, require_root
 from anonnet.bench.planes import Site, lay_routes
+from anonnet.bench.sampled import Sampler, Shares
 from anonnet.lab import namespaces
 from anonnet.lab.place import Place
 from anonnet.net.driver import Driver
@@ -67,6 +68,7 @@ class Forwarded:
     late_median_us: float
     late_worst_us: float
     skipped: int  # ticks
+    shares: Shares | None = None  # of cpu_us
 
 
 @dataclass(frozen=True)
@@ -128,11 +130,13 @@ class _Watched(Plane):
 
 
 def forward(
-    profile: Profile, transport: str, seconds: float, *, busy: int = 0, links: int = 1, routes: int = 1
-) -> Forwarded:
+    profile: Profile, transport: str, seconds: float, *, busy: int = 0, links: int = 1, routes: int = 1,
+    sampled: bool = False,
+) -> Forwarded:  # fmt: skip
     """Run a relay for a while, beside `busy` processes that only burn time. OperatorError without root.
 
-    It has so many links to either end, of that profile each, and so many routes from link to link.
+    It has so many links to either end, of that profile each, and so many routes from link to link. To be
+    sampled costs it time, which is in the kernel's share.
     """
     with _rig(profile, transport, links, routes) as rig:
         relay, sockets = rig.relay, rig.sockets
@@ -142,7 +146,8 @@ def forward(
             pid = fork(partial(_drive, relay, sockets, theirs, rig.gate))
             pids += [pid, *(fork(burn) for _ in range(busy))]
             rig.gate.wait()
-            return _watch(pipe.ReportPipe(ours), pid, seconds)
+            with closing(Sampler(pid)) if sampled else nullcontext() as sampler:
+                return _watch(pipe.ReportPipe(ours), pid, seconds, sampler)
 
 
 def forward_bare(profile: Profile, transport: str, seconds: float) -> Bare:
@@ -263,7 +268,7 @@ def _drive(plane: Plane, sockets: Sockets, end: socket.socket, gate: _Gate) -> N
     Driver(plane, sockets, pipe.OrderPipe(end), clock).run()
 
 
-def _watch(reports: pipe.ReportPipe, pid: int, seconds: float) -> Forwarded:
+def _watch(reports: pipe.ReportPipe, pid: int, seconds: float, sampler: Sampler | None) -> Forwarded:
     """Take the relay's reports, which come twice a second, until enough time has passed."""
     began = time.monotonic()
     first: tuple[o.Stats, int] | None = None
@@ -277,14 +282,17 @@ def _watch(reports: pipe.ReportPipe, pid: int, seconds: float) -> Forwarded:
             elif isinstance(report, o.Stats):
                 cpu = cpu_ns(pid)
                 if first is not None and report.now - first[0].now > seconds * 1e9:
-                    return _difference(*first, report, cpu, late)
+                    shares = sampler.shares() if sampler else None
+                    return _difference(*first, report, cpu, late, shares)
                 if first is None and time.monotonic() > began + SETTLE_SECONDS:
                     first = report, cpu
                     late.clear()
     raise RuntimeError("the relay has stopped")
 
 
-def _difference(first: o.Stats, first_cpu: int, last: o.Stats, last_cpu: int, late: list[int]) -> Forwarded:
+def _difference(
+    first: o.Stats, first_cpu: int, last: o.Stats, last_cpu: int, late: list[int], shares: Shares | None
+) -> Forwarded:
     cells, missing = (
         sum(getattr(route, what) for route in last.routes)
         - sum(getattr(route, what) for route in first.routes)
@@ -301,4 +309,5 @@ def _difference(first: o.Stats, first_cpu: int, last: o.Stats, last_cpu: int, la
         late_worst_us=max(late) / 1000,
         skipped=sum(link.skipped_ticks for link in last.links)
         - sum(link.skipped_ticks for link in first.links),
+        shares=shares,
     )

@@ -78,6 +78,7 @@ class Relay(msgspec.Struct):
     cpu_us: float
     cells_per_core: float  # a second, if it went on like this
     runs: list[Forwarded]
+    sampled: Forwarded | None = None  # one more run, of those whose own part is judged
 
 
 class Node(msgspec.Struct):
@@ -171,7 +172,10 @@ def _node(seconds: float, quick: bool, say: Callable[[str], None]) -> Node:
             for _ in range(1 if quick else 3)
         ]  # fmt: skip
         cpu_us = statistics.median(run.cpu_us for run in runs)
-        node.relays.append(Relay(rate, transport, busy, links, routes, cpu_us, 1e6 / cpu_us, runs))
+        one = Relay(rate, transport, busy, links, routes, cpu_us, 1e6 / cpu_us, runs)
+        node.relays.append(one)
+        if (rate, busy) == (RATE, 0):
+            one.sampled = _sampled(transport, seconds, say)
     for rate, transport in BARE:
         node.bare[f"{rate} {transport}"] = relay.forward_bare(parse_profile(rate), transport, seconds)
     if not quick:
@@ -179,6 +183,14 @@ def _node(seconds: float, quick: bool, say: Callable[[str], None]) -> Node:
         with chain.live(RATE, "raw", hops=2) as lab:
             node.memory = memory.of(lab.place, "r1")
     return node
+
+
+def _sampled(transport: str, seconds: float, say: Callable[[str], None]) -> Forwarded | None:
+    try:
+        return relay.forward(parse_profile(RATE), transport, 2 * seconds, sampled=True)
+    except OperatorError as error:  # not every machine lets us: then nothing is said of what is whose
+        say(f"    no samples: {error}")
+        return None
 
 
 def _lab(quick: bool, say: Callable[[str], None]) -> Iterator[Measured]:

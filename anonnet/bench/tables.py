@@ -12,7 +12,7 @@ from anonnet.bench.chain import Flow, Measured
 from anonnet.bench.emission import Emission
 from anonnet.bench.footprint import Footprint
 from anonnet.bench.proxy import Proxied
-from anonnet.bench.report import TRANSPORTS, Micro, Node, Report
+from anonnet.bench.report import TRANSPORTS, Micro, Node, Relay, Report
 from anonnet.bench.scaling import Scaling
 
 
@@ -74,11 +74,22 @@ def _node(node: Node) -> Iterator[Table]:
     for name, bare in node.bare.items():
         table.add_row(f"{name}, without AnonNet", "1", "", f"{bare.cpu_us:.2f}", f"{1e6 / bare.cpu_us:,.0f}")
     yield table
+    if any(one.sampled for one in node.relays):
+        yield _shares(node.relays)
     if node.memory:
         mib = Table("process", "RSS MiB", "PSS MiB", title="an idle node")
         for name, process in node.memory.items():
             mib.add_row(name, f"{process.rss:.1f}", f"{process.pss:.1f}")
         yield mib
+
+
+def _shares(relays: list[Relay]) -> Table:
+    table = Table("by samples, us a cell", "kernel", "ciphers", "own", "samples", title="whose time it is")
+    for one in relays:
+        if one.sampled and (shares := one.sampled.shares):
+            parts = (share * one.sampled.cpu_us for share in (shares.kernel, shares.ciphers, shares.own))
+            table.add_row(f"{one.rate} {one.transport}", *(f"{us:.2f}" for us in parts), str(shares.samples))
+    return table
 
 
 def _lab(measured: list[Measured]) -> Iterator[Table]:

@@ -93,10 +93,13 @@ def _node(node: Node, micro: Micro | None) -> Iterator[str]:
     for one in node.relays:
         if not one.busy and (one.rate, one.links, one.routes) == (RATE, 1, 1):
             yield _most(f"relay, {one.transport}", one.cpu_us, " us a cell", RELAY_US[one.transport])
-            if micro and one.transport in micro.sockets["wide"]:
-                needed = _needed(micro.parts["wide"], micro.sockets["wide"][one.transport])
-                yield _most(f"relay, {one.transport}: own part of it, kernel's and ciphers' beside it",
-                            one.cpu_us - needed, " us a cell", needed)  # fmt: skip
+            if one.sampled and one.sampled.shares:
+                own, hot = one.sampled.shares.own * one.sampled.cpu_us, ""
+                if micro and one.transport in micro.sockets["wide"]:
+                    needed = _needed(micro.parts["wide"], micro.sockets["wide"][one.transport])
+                    hot = f"; by hot figures {one.cpu_us - needed:.1f} and {needed:.1f}"
+                yield _most(f"relay, {one.transport}: own part of it, kernel's and ciphers' beside it{hot}",
+                            own, " us a cell", one.cpu_us - own)  # fmt: skip
     for transport, least in RELAY_CELLS.items():
         among = [relay for relay in node.relays if relay.transport == transport]
         if among:

@@ -7,13 +7,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from anonnet.bench import (
     chain,
@@ -28,8 +30,10 @@ from anonnet.bench import (
     sockets,
     verdicts,
 )
+from anonnet.bench.children import burn, cpu_ns, end_all, fork
 from anonnet.bench.parts import CELLS, Chain, Parts
 from anonnet.bench.report import Micro, Node, Relay, Report
+from anonnet.bench.sampled import PERIOD_NS, Sampler, Shares
 from anonnet.cli import main
 from anonnet.errors import OperatorError
 from anonnet.lab.place import CALLER
@@ -155,8 +159,57 @@ def test_own_part_of_a_cell_is_what_neither_kernel_nor_ciphers_take() -> None:
     micro = Micro({"wide": part}, {"wide": kernel})
     (hot,) = missed(micro=micro)
     assert "4.00 us (at most 3.50)" in hot
-    (_, real) = missed(micro=micro, node=Node([a_relay("raw", 9.0)], {}, {}))
-    assert "5.5 us a cell (at most 3.5)" in real
+    node = Node([a_relay("raw", 9.0)], {}, {})
+    assert len(missed(node=node)) == 0, "nothing is said of whose what is that was not sampled"
+    (run,) = node.relays[0].runs
+    node.relays[0].sampled = replace(run, cpu_us=10.0, shares=Shares(0.2, 0.3, 0.5, 1000))
+    (_, real) = missed(micro=micro, node=node)
+    assert "by hot figures 5.5 and 3.5: 5.0 us a cell (at most 4.0)" in real
+    (real,) = missed(node=node)
+    assert "hot" not in real
+    node.relays[0].sampled = replace(run, cpu_us=10.0, shares=Shares(0.3, 0.3, 0.4, 1000))
+    assert missed(node=node) == []
+
+
+def read_nothing() -> None:
+    with open("/dev/zero", "rb", buffering=0) as zeros:
+        memory = bytearray(2**20)
+        while True:
+            zeros.readinto(memory)
+
+
+def encipher() -> None:
+    cipher, text = AESGCM(bytes(16)), bytes(2**20)
+    while True:
+        cipher.encrypt(bytes(12), text, None)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("work", "name"), [(read_nothing, "kernel"), (encipher, "ciphers"), (burn, "own")])
+def test_samples_tell_whose_time_it_is(work: Callable[[], None], name: str) -> None:
+    pid = fork(work)
+    try:
+        with closing(a_sampler(pid)) as sampler:
+            enough = cpu_ns(pid) + 1000 * PERIOD_NS
+            until(lambda: cpu_ns(pid) > enough, 60, "CPU time")
+            shares = sampler.shares()
+    finally:
+        end_all([pid])
+    assert getattr(shares, name) > 0.6
+    assert shares.kernel + shares.ciphers + shares.own == pytest.approx(1)
+    assert shares.samples > 500
+
+
+def a_sampler(pid: int) -> Sampler:
+    try:
+        return Sampler(pid)
+    except OperatorError as error:
+        pytest.skip(f"not on this machine: {error}")
+
+
+def test_who_may_not_be_sampled_is_an_error_to_act_on() -> None:
+    with pytest.raises(OperatorError, match="perf_event_open"):
+        Sampler(-2)
 
 
 def test_verdicts_on_an_idle_nodes_memory_leave_the_keeper_out() -> None:
@@ -292,6 +345,10 @@ def test_the_command_writes_what_it_prints_and_draws(tmp_path: Path) -> None:
         if group == "node":
             total = written["node"]["relays"][0]["cpu_us"]
             assert f"relay, raw: {total:.1f} us" in result.output
+            sampled = written["node"]["relays"][0].get("sampled")
+            if sampled:  # the kernel lets us
+                assert 0.05 < sampled["shares"]["ciphers"] < 0.6
+                assert "whose time it is" in result.output
             assert written["node"]["bare"]["100m raw"]["cpu_us"] > 0
         elif group == "lab":
             (path,) = written["lab"]
