@@ -287,6 +287,8 @@ def _watch(reports: pipe.ReportPipe, pid: int, seconds: float, sampler: Sampler 
                 if first is None and time.monotonic() > began + SETTLE_SECONDS:
                     first = report, cpu
                     late.clear()
+                    if sampler:
+                        sampler.begin_anew()
     raise RuntimeError("the relay has stopped")
 
 

@@ -59,13 +59,18 @@ class Sampler:
             self._ring = mmap.mmap(fd, (1 + PAGES) * mmap.PAGESIZE)
         finally:
             os.close(fd)
+        self._began = 0  # in bytes of the ring
+
+    def begin_anew(self) -> None:
+        """Count only what is sampled from now on."""
+        self._began = self._end()
 
     def close(self) -> None:
         """End sampling."""
         self._ring.close()
 
     def shares(self) -> Shares:
-        """Count what has been sampled so far; RuntimeError if that is nothing."""
+        """Count what has been sampled; RuntimeError if that is nothing."""
         ciphers = _mapped(self._pid, CIPHERS)
         counts = {"kernel": 0, "ciphers": 0, "own": 0}
         for address in self._samples():
@@ -80,14 +85,16 @@ class Sampler:
 
     def _samples(self) -> Iterator[int | None]:
         """Where the process was, None in the kernel; a full ring has the first samples and no more."""
-        (end,) = struct.unpack_from("=Q", self._ring, _DATA_HEAD_AT)
-        at = mmap.PAGESIZE
-        while at < mmap.PAGESIZE + end:
+        at, end = (mmap.PAGESIZE + offset for offset in (self._began, self._end()))
+        while at < end:
             kind, misc, size = _HEAD.unpack_from(self._ring, at)
             if kind == _SAMPLE:
                 (address,) = struct.unpack_from("=Q", self._ring, at + _HEAD.size)
                 yield None if misc & _CPU_MODE == _IN_KERNEL else address
             at += size
+
+    def _end(self) -> int:
+        return int(struct.unpack_from("=Q", self._ring, _DATA_HEAD_AT)[0])
 
 
 def _mapped(pid: int, names: tuple[str, ...]) -> list[range]:

@@ -193,6 +193,11 @@ def test_samples_tell_whose_time_it_is(work: Callable[[], None], name: str) -> N
             enough = cpu_ns(pid) + 1000 * PERIOD_NS
             until(lambda: cpu_ns(pid) > enough, 60, "CPU time")
             shares = sampler.shares()
+            os.kill(pid, signal.SIGSTOP)
+            os.waitpid(pid, os.WUNTRACED)
+            sampler.begin_anew()
+            with pytest.raises(RuntimeError, match="no samples"):
+                sampler.shares()
     finally:
         end_all([pid])
     assert getattr(shares, name) > 0.6
