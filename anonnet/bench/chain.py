@@ -165,23 +165,23 @@ class Live:
         """Return the process id of each node's data plane."""
         return {host.name: memory.pids(self.place, host.name)["data plane"] for host in self.topology.nodes}
 
-    def up(self) -> float:
-        """Bring the caller's host up; return how long its circuit took, ms. OperatorError if it fails."""
-        process = self.popen(CALLER, ["anonnet-tun", "up", "--wait", "60"])
+    def up(self, host: str = CALLER) -> float:
+        """Bring a host up; return how long its circuit took, ms. OperatorError if it fails."""
+        process = self.popen(host, ["anonnet-tun", "up", "--wait", "60"])
         assert process.stdout is not None
         with process:
             said = [(time.monotonic(), line) for line in process.stdout]
         text = "".join(line for _, line in said)
         if process.returncode:
-            raise OperatorError("the caller's host does not come up", text.strip()[-200:])
+            raise OperatorError(f"the host {host} does not come up", text.strip()[-200:])
         asked, *_, stood = (at for at, line in said if line.startswith("circuit"))
         return (stood - asked) * 1000
 
-    def ping(self, count: int) -> Echoes:
-        """Send echoes to the Internet host."""
+    def ping(self, count: int, host: str = CALLER) -> Echoes:
+        """Send echoes from a host to the Internet host."""
         interval = self._interval
         options = ["-n", "-c", str(count), "-i", f"{interval:.4f}", "-W", "10"]
-        process = self.popen(CALLER, ["ping", *options, self.web])
+        process = self.popen(host, ["ping", *options, self.web])
         said = process.communicate(timeout=count * interval + COMMAND_SECONDS)[0]
         times = sorted(
             float(line.split("time=")[1].split()[0]) for line in said.splitlines() if "time=" in line
@@ -231,7 +231,7 @@ class Live:
     def flow(self, kind: str, seconds: float) -> Flow:
         """Run iperf3 for so long, and echoes beside it."""
         planes = self.data_planes()
-        before, cpu, began = self._links(), _cpu(planes), time.monotonic()
+        before, cpu, began = self.links(), cpu_of(planes), time.monotonic()
         command = ["iperf3", "-J", "-c", self.web, "-t", f"{seconds:g}", *FLOWS[kind]]
         with StallWatch() as watch:
             process = self.popen(CALLER, command)
@@ -240,7 +240,7 @@ class Live:
             beside = self.ping(self.most(left / 2))
             key_ms = self.keys(min(KEYS, self.most(left / 4)))
             said = process.communicate(timeout=seconds + COMMAND_SECONDS)[0]
-        took, used, after = time.monotonic() - began, _cpu(planes), self._links()
+        took, used, after = time.monotonic() - began, cpu_of(planes), self.links()
         end = json.loads(said).get("end", {})
         if "sum_received" not in end:
             raise OperatorError("iperf3 failed", said.strip()[-200:])
@@ -258,8 +258,8 @@ class Live:
             core={name: value / took for name, value in spent.items()},
             cpu_s_per_gb_padded=sum(spent.values()) / ((sent + received) * fmt.content_len / 1e9),
             cpu_s_per_gb_carried=sum(spent.values()) / (sum(one["bytes"] for one in sums) / 1e9),
-            skipped=_difference(before, after, "skipped"),
-            late=_difference(before, after, "late"),
+            skipped=difference(before, after, "skipped"),
+            late=difference(before, after, "late"),
             stalls_ms=[(end - begin) / 1e6 for begin, end in watch.stalls],
             stalls_excuse=watch.ticks_lost(self.schedule.tick_ns),
         )
@@ -273,7 +273,8 @@ class Live:
         """Return how many echoes to send in about so many seconds."""
         return min(PINGS, max(5, int(seconds / self._interval)))
 
-    def _links(self) -> dict[str, dict[str, int]]:
+    def links(self) -> dict[str, dict[str, int]]:
+        """Return what each node's links did so far, in all."""
         found = {}
         for host in self.topology.nodes:
             links = self.status(host.name).links
@@ -294,8 +295,14 @@ def live(
 
     `forwarded` is called before there are daemons, while the nodes' kernels forward the caller's packets.
     """
+    with running(build(chain=True, hops=hops, rate=rate, transport=transport), forwarded) as lab:
+        yield lab
+
+
+@contextmanager
+def running(topology: Topology, forwarded: Callable[[Live], None] | None = None) -> Iterator[Live]:
+    """Do the same with any lab; only a chain can be `forwarded`."""
     place = own_place()
-    topology = build(chain=True, hops=hops, rate=rate, transport=transport)
     try:
         network.create(place, topology)
         lab = Live(place, topology)
@@ -416,11 +423,13 @@ def _forward(place: Place, host: str, on: bool) -> None:
     subprocess.run(namespaces.inside(place, host, ["sh", "-c", text]), check=True)
 
 
-def _cpu(planes: Mapping[str, int]) -> dict[str, int]:
+def cpu_of(planes: Mapping[str, int]) -> dict[str, int]:
+    """Return the CPU time that each data plane has used, ns."""
     return {name: cpu_ns(pid) for name, pid in planes.items()}
 
 
-def _difference(
+def difference(
     before: Mapping[str, dict[str, int]], after: Mapping[str, dict[str, int]], what: str
 ) -> dict[str, int]:
+    """Return what has been added to one count of each node's links."""
     return {name: after[name][what] - before[name][what] for name in before}

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from anonnet.bench import chain, relay
+from anonnet.bench import chain, mesh, relay
+from anonnet.bench.mesh import Mesh
 from anonnet.bench.parts import Chain
 from anonnet.proto.profile import Schedule, parse_profile
 from anonnet.spec import WIDE
@@ -16,14 +17,22 @@ from anonnet.spec import WIDE
 CELLS: Final = 512  # a tick in all, each way, whatever the number of links
 GRID: Final = ((1, 1), (1, 64), (1, 500), (8, 8), (64, 64), (64, 500))  # links on each side, routes
 TICK_NS: Final = 5_000_000
-RELAYS: Final = (  # rate of a link, links on each side, routes: 64 cells a tick in all each way,
-    ("128m:5ms", 1, 1), ("128m:5ms", 1, 64), ("128m:5ms", 1, 500), ("16m:5ms", 8, 64), ("2m:5ms", 64, 64),
-    ("2m:5ms", 1, 1), ("2m:5ms", 8, 8),  # and links of one cell, like the last of those
-)  # fmt: skip
+LOADED, LIGHT, ADDED = "loaded", "lightly loaded", "links of a cell each"
+RELAYS: Final = {  # rate of a link, links on each side, routes
+    LOADED: (  # 512 cells a tick in all each way: what so many links and routes are there for
+        ("512m:10ms", 1, 1), ("512m:10ms", 1, 64), ("512m:10ms", 1, 500), ("64m:10ms", 8, 64),
+        ("8m:10ms", 64, 64), ("8m:10ms", 64, 500),
+    ),
+    LIGHT: (  # 64 cells
+        ("128m:5ms", 1, 1), ("128m:5ms", 1, 64), ("128m:5ms", 1, 500), ("16m:5ms", 8, 64), ("2m:5ms", 64, 64),
+    ),
+    ADDED: (("2m:5ms", 1, 1), ("2m:5ms", 8, 8), ("2m:5ms", 64, 64)),
+}  # fmt: skip
 RUNS: Final = 3
 SECONDS_OF_RELAY: Final = 3.0
 HOPS: Final = (2, 5, 8, 11)  # with the caller, 3 to 12 nodes
-NODES_RATE: Final = "10m"
+MESHES: Final = (3, 6, 9, 12)  # nodes
+NODES_RATE: Final = "10m"  # of a link, of chains and meshes
 
 
 @dataclass(frozen=True)
@@ -41,15 +50,19 @@ class Whole(Cost):
 
     transport: str
     rate: str  # of a link
+    load: str = LIGHT  # a name of RELAYS
+    missed: float = 0.0  # share of the cells that came late or not at all, in the worst run
+    skipped: int = 0  # ticks, in all runs
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """All of it; `nodes` and `relays` need root."""
+    """All of it; only `costs` needs no root."""
 
     costs: list[Cost]
-    nodes: list[chain.Measured]
+    nodes: list[chain.Measured]  # in a row
     relays: list[Whole] = field(default_factory=list)
+    meshes: list[Mesh] = field(default_factory=list)
 
 
 def measure(ticks: int, seconds: float, root: bool, say: Callable[[str], None]) -> Scaling:
@@ -58,28 +71,39 @@ def measure(ticks: int, seconds: float, root: bool, say: Callable[[str], None]) 
     for links, routes in GRID:
         say(f"{links} links on each side, {routes} routes")
         costs.append(Cost(links, routes, cost(links, routes, ticks)))
-    relays = _relays(say) if root else []
+    if not root:
+        return Scaling(costs, [])
+    relays = _relays(say)
     nodes = []
-    for hops in HOPS if root else ():
+    for hops in HOPS:
         say(f"{hops + 1} nodes in a row")
         nodes.append(chain.measure(NODES_RATE, "raw", seconds, hops=hops, flows=("down",), pages=False))
-    return Scaling(costs, nodes, relays)
+    meshes = []
+    for number in MESHES:
+        say(f"a mesh of {number} nodes")
+        meshes.append(mesh.measure(number, NODES_RATE, seconds))
+    return Scaling(costs, nodes, relays, meshes)
 
 
 def _relays(say: Callable[[str], None]) -> list[Whole]:
     """Measure all in turn, several times: what else the machine does then falls on each alike."""
-    runs: dict[tuple[int, int, str, str], list[float]] = {}
+    wanted = dict.fromkeys((transport, *row) for transport in ("raw", "udp")
+                           for rows in RELAYS.values() for row in rows)  # fmt: skip
+    runs: dict[tuple[str, str, int, int], list[relay.Forwarded]] = {one: [] for one in wanted}
     for number in range(RUNS):
-        for rate, links, routes in RELAYS:
-            for transport in ("raw", "udp"):
-                say(f"run {number + 1}: relay, {transport}, {links} links of {rate} a side, {routes} routes")
-                profile = parse_profile(rate)
-                ran = relay.forward(profile, transport, SECONDS_OF_RELAY, links=links, routes=routes)
-                runs.setdefault((links, routes, transport, rate), []).append(ran.cpu_us)
+        for (transport, rate, links, routes), done in runs.items():
+            say(f"run {number + 1}: relay, {transport}, {links} links of {rate} a side, {routes} routes")
+            profile = parse_profile(rate)
+            done.append(relay.forward(profile, transport, SECONDS_OF_RELAY, links=links, routes=routes))
     return [
-        Whole(links, routes, statistics.median(costs), transport, rate)
-        for (links, routes, transport, rate), costs in runs.items()
-    ]
+        Whole(
+            links, routes, statistics.median(run.cpu_us for run in done), transport, rate, load,
+            max(run.missing / (run.cells + run.missing) for run in done), sum(run.skipped for run in done),
+        )
+        for load, rows in RELAYS.items()
+        for (transport, rate, links, routes), done in runs.items()
+        if (rate, links, routes) in rows
+    ]  # fmt: skip
 
 
 def cost(links: int, routes: int, ticks: int) -> float:

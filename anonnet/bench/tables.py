@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from rich.table import Table
@@ -11,9 +11,10 @@ from rich.table import Table
 from anonnet.bench.chain import Flow, Measured
 from anonnet.bench.emission import Emission
 from anonnet.bench.footprint import Footprint
+from anonnet.bench.mesh import Mesh
 from anonnet.bench.proxy import Proxied
 from anonnet.bench.report import TRANSPORTS, Micro, Node, Relay, Report
-from anonnet.bench.scaling import Scaling
+from anonnet.bench.scaling import RELAYS, Scaling
 
 
 def tables(report: Report) -> Iterator[Table]:
@@ -165,12 +166,15 @@ def _scaling(scaling: Scaling) -> Iterator[Table]:
     for one in scaling.costs:
         table.add_row(str(one.links), str(one.routes), f"{one.us:.2f}")
     yield table
-    if scaling.relays:
-        head = "links on each side|of|routes||CPU us a cell"
-        whole = Table(*head.split("|"), title="scaling: whole relays")
-        for one in scaling.relays:
-            whole.add_row(str(one.links), one.rate, str(one.routes), one.transport, f"{one.us:.2f}")
-        yield whole
+    for load in RELAYS:
+        if rows := [one for one in scaling.relays if one.load == load]:
+            head = "links on each side|of|routes||CPU us a cell|cells lost|ticks skipped"
+            whole = Table(*head.split("|"), title=f"scaling: whole relays, {load}")
+            for one in rows:
+                lost = f"{one.missed:.2%}", str(one.skipped)
+                name = str(one.links), one.rate, str(one.routes), one.transport
+                whole.add_row(*name, f"{one.us:.2f}", *lost)
+            yield whole
     if scaling.nodes:
         head = "nodes in a row|circuit, ms|echo, ms|Mbit/s down|share|CPU us a cell of each relay|us in all"
         nodes = Table(*head.split("|"), title=f"scaling: {scaling.nodes[0].name}")
@@ -183,6 +187,27 @@ def _scaling(scaling: Scaling) -> Iterator[Table]:
                 f"{sum(costs):.0f}",
             )  # fmt: skip
         yield nodes
+    if scaling.meshes:
+        yield _meshes(scaling.meshes)
+
+
+def _meshes(meshes: list[Mesh]) -> Table:
+    head = (
+        "nodes, links|callers|circuits, ms|echo, ms|Mbit/s of each|in all|CPU us a cell of the relays|skipped"
+    )
+    table = Table(*head.split("|"), title=f"scaling: meshes of {meshes[0].rate}, all callers at once")
+    for one in meshes:
+        table.add_row(
+            f"{one.nodes}, {one.links}", str(one.callers), _spread(one.circuit_ms, ".0f"),
+            f"{statistics.mean(one.echo_ms):.0f}", _spread(one.mbit, ".1f"), f"{sum(one.mbit):.1f}",
+            _spread(one.relays, ".1f"), str(sum(one.skipped.values())),
+        )  # fmt: skip
+    return table
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    least, most = f"{min(values):{form}}", f"{max(values):{form}}"
+    return least if least == most else f"{least} to {most}"
 
 
 def _footprint(footprint: Footprint) -> Table:

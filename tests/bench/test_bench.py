@@ -22,6 +22,7 @@ from anonnet.bench import (
     emission,
     footprint,
     memory,
+    mesh,
     parts,
     plots,
     relay,
@@ -37,6 +38,7 @@ from anonnet.bench.sampled import PERIOD_NS, Sampler, Shares
 from anonnet.cli import main
 from anonnet.errors import OperatorError
 from anonnet.lab.place import CALLER
+from anonnet.lab.topology import Role
 from anonnet.proto.profile import Schedule, parse_profile
 from anonnet.spec import FORMATS, NARROW, WIDE, Format
 from tests.lab.live import until
@@ -270,17 +272,34 @@ def test_verdicts_on_growth() -> None:
     costs += [scaling.Cost(64, 64, 2.4), scaling.Cost(64, 500, 2.5)]
     (line,) = missed(scaling=scaling.Scaling(costs, []))
     assert "1 to 64 links with 64 routes, times: 1.20" in line
-    few, many, alone = (1, 64, "128m:5ms"), (64, 64, "2m:5ms"), (1, 1, "2m:5ms")
-
-    def whole(kind: tuple[int, int, str], us: float, transport: str) -> scaling.Whole:
-        return scaling.Whole(kind[0], kind[1], us, transport, kind[2])
-
-    relays = [whole(few, 5.0, "raw"), whole(many, 5.5, "raw"), whole(alone, 20.0, "raw")]
-    relays += [whole(few, 4.0, "udp"), whole(many, 5.0, "udp"), whole(alone, 5.0, "udp")]
-    (line,) = missed(scaling=scaling.Scaling([], [], relays))
-    assert "whole relay, udp, 1 to 64 links with 64 routes, times: 1.25" in line
     assert missed(footprint=footprint.Footprint(7_900, 190_000)) == []
     assert len(missed(footprint=footprint.Footprint(8_100, 210_000))) == 2
+
+
+def test_whole_relays_are_judged_by_load_and_transport() -> None:
+    def whole(links: int, routes: int, us: float, transport: str, load: str, **rest: Any) -> scaling.Whole:
+        return scaling.Whole(links, routes, us, transport, "2m", load, **rest)
+
+    relays = [
+        whole(1, 64, 5.0, "raw", scaling.LIGHT), whole(64, 64, 5.5, "raw", scaling.LIGHT),
+        whole(1, 64, 4.0, "udp", scaling.LIGHT), whole(64, 64, 5.0, "udp", scaling.LIGHT),
+        whole(1, 64, 4.0, "udp", scaling.LOADED), whole(64, 64, 4.1, "udp", scaling.LOADED),
+        whole(1, 1, 20.0, "raw", scaling.ADDED), whole(64, 64, 5.0, "raw", scaling.ADDED),
+    ]  # fmt: skip
+    (line,) = missed(scaling=scaling.Scaling([], [], relays))
+    assert "whole relay, lightly loaded, udp, 1 to 64 links with 64 routes, times: 1.25" in line
+    overloaded = whole(1, 500, 3.0, "udp", scaling.LOADED, missed=0.06)
+    (line, _) = missed(scaling=scaling.Scaling([], [], [*relays, overloaded]))
+    assert "whole relay, loaded, udp: cells lost, at worst: 6.0%" in line
+
+
+@pytest.mark.parametrize(("nodes", "links", "neighbours"), [(3, 3, 2), (6, 12, 4), (12, 24, 4)])
+def test_a_mesh_gives_each_node_as_many_neighbours(nodes: int, links: int, neighbours: int) -> None:
+    topology = mesh.lay_out(nodes, "10m")
+    assert len(topology.links) == links
+    assert {len(set(topology.neighbours(host.name))) for host in topology.nodes} == {neighbours}
+    roles = [host.role for host in topology.nodes]
+    assert roles.count(Role.CALLER) == roles.count(Role.EXIT) == nodes // 3
 
 
 @pytest.mark.parametrize(("std", "found", "number"), [(90.0, False, 0), (110.0, False, 1), (90.0, True, 1)])
@@ -334,6 +353,16 @@ def test_the_kernels_of_all_nodes_forward_in_turn() -> None:
         said = lab.out(CALLER, "ping", "-n", "-c", "1", lab.web)
         assert "ttl=63" in said, "and no more once it is over"
     assert not left_behind()
+
+
+@pytest.mark.root
+def test_all_callers_of_a_mesh_download_at_once() -> None:
+    found = mesh.measure(6, "2m", 1.0)
+    assert not left_behind()
+    assert len(found.mbit) == len(found.circuit_ms) == len(found.echo_ms) == found.callers == 2
+    assert all(0 < mbit < 4 for mbit in found.mbit), "of four links at the most"
+    assert len(found.relays) == 2
+    assert min(found.cell_us.values()) > 0
 
 
 @pytest.mark.root
