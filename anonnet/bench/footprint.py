@@ -73,9 +73,10 @@ def main() -> None:
         plane.obey(o.ExtendRelayRoute(route, right(0), number))
         hop = plane._routes[route]
         assert isinstance(hop, HopRoute)
-        # What is made with the first cells only: contexts of ciphers, and the queue of the way back.
+        # What the first cells bring: contexts of ciphers, and the queue of the way back for its beginning.
         for layer in (hop._forward, hop._backward):
             layer.encipher(0, row, row)
+        hop._beginning = None
         hop.backward_in.queue = hop.backward_out.queue = plane.engine.queue(WIDE, PER_TICK)
 
     link = _each(give_link, LINKS)

@@ -4,7 +4,7 @@
 
 static EVP_CIPHER *aes_ecb, *aes_ctr;
 static const uint8_t hash_nonce[12];
-enum { HASH_KEY, BLOCK_KEY, STREAM_KEY };
+enum { HASH_KEY, STREAM_KEY, OTHER_KEYS }; /* with the block's between them in LayerKeys */
 
 int layer_init(void)
 {
@@ -32,6 +32,12 @@ static EVP_CIPHER_CTX *unpadded(const uint8_t *key, bool encrypt)
     return context;
 }
 
+static void forget_other_keys(LayerObject *self)
+{
+    OPENSSL_clear_free(self->other_keys, OTHER_KEYS * sizeof *self->other_keys);
+    self->other_keys = NULL;
+}
+
 /* All contexts at once, with the first cell: what cells need one after the other is then near each other. Who enciphers
  * never deciphers: only one of the two contexts for blocks is ever made. The last one tells that all are there. */
 static int prepare(LayerObject *self, EVP_CIPHER_CTX **block)
@@ -39,12 +45,11 @@ static int prepare(LayerObject *self, EVP_CIPHER_CTX **block)
     bool enciphers = block == &self->block;
     if (*block != NULL)
         return 0;
-    if ((self->hash == NULL && (self->hash = context_new(aes_gcm, self->keys[HASH_KEY], true)) == NULL) ||
-        (self->stream == NULL && (self->stream = context_new(aes_ctr, self->keys[STREAM_KEY], true)) == NULL) ||
-        (*block = unpadded(self->keys[BLOCK_KEY], enciphers)) == NULL)
+    if ((self->hash == NULL && (self->hash = context_new(aes_gcm, self->other_keys[HASH_KEY], true)) == NULL) ||
+        (self->stream == NULL && (self->stream = context_new(aes_ctr, self->other_keys[STREAM_KEY], true)) == NULL) ||
+        (*block = unpadded(self->block_key, enciphers)) == NULL)
         return -1;
-    OPENSSL_cleanse(self->keys[HASH_KEY], KEY_LEN);
-    OPENSSL_cleanse(self->keys[STREAM_KEY], KEY_LEN);
+    forget_other_keys(self);
     if (!enciphers)
         return 0;
     if (EVP_EncryptInit_ex2(self->hash, NULL, NULL, hash_nonce, NULL) != 1) /* without, it does not say where it is */
@@ -142,7 +147,8 @@ static void layer_dealloc(PyObject *object)
     EVP_CIPHER_CTX_free(self->block);
     EVP_CIPHER_CTX_free(self->unblock);
     EVP_CIPHER_CTX_free(self->stream);
-    OPENSSL_cleanse(self->keys, sizeof self->keys);
+    OPENSSL_cleanse(self->block_key, KEY_LEN);
+    forget_other_keys(self);
     Py_TYPE(object)->tp_free(object);
 }
 
@@ -163,8 +169,14 @@ static PyObject *layer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     LayerObject *self = (LayerObject *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
-    for (int i = 0; i < 3; i++)
-        memcpy(self->keys[i], key[i], KEY_LEN);
+    self->other_keys = OPENSSL_malloc(OTHER_KEYS * sizeof *self->other_keys);
+    if (self->other_keys == NULL) {
+        Py_DECREF(self);
+        return PyErr_NoMemory();
+    }
+    memcpy(self->other_keys[HASH_KEY], key[0], KEY_LEN);
+    memcpy(self->block_key, key[1], KEY_LEN);
+    memcpy(self->other_keys[STREAM_KEY], key[2], KEY_LEN);
     return (PyObject *)self;
 }
 

@@ -107,7 +107,8 @@ typedef struct {
     PyObject_HEAD
     EVP_CIPHER_CTX *hash, *stream, *block, *unblock; /* made with the first cell, of the last two the one that it needs */
     const void *hash_state, *stream_state, *block_state; /* see context_state; of who enciphers */
-    uint8_t keys[3][KEY_LEN]; /* until their contexts are made; the block's always */
+    uint8_t block_key[KEY_LEN];
+    uint8_t (*other_keys)[KEY_LEN]; /* until the first cell; not Python's memory, which a crew may not free */
 } LayerObject;
 
 extern PyTypeObject LayerType, OnionType;

@@ -7,7 +7,7 @@ struct InletObject {
     PyObject_HEAD
     QueueObject *queue; /* NULL: the route ends here */
     LayerObject *layer;
-    PyObject *end, *recognised; /* the latter may be NULL */
+    PyObject *owner, *end, *recognised; /* the last may be NULL */
     uint32_t shift;
     int mark;
     InletObject *before, *after; /* whose cells came before and after this one's the last time, or NULL; borrowed */
@@ -16,7 +16,7 @@ struct InletObject {
 typedef struct {
     PyObject_HEAD
     QueueObject *queue;
-    PyObject *substitute, *end, *signals, *own;
+    PyObject *substitute, *owner, *end, *signals, *own;
     uint32_t route_id, shift;
 } OutletObject;
 
@@ -90,6 +90,7 @@ static int inlet_clear(PyObject *object)
     InletObject *self = (InletObject *)object;
     Py_CLEAR(self->queue);
     Py_CLEAR(self->layer);
+    Py_CLEAR(self->owner);
     Py_CLEAR(self->end);
     Py_CLEAR(self->recognised);
     return 0;
@@ -98,6 +99,7 @@ static int inlet_clear(PyObject *object)
 static int inlet_traverse(PyObject *object, visitproc visit, void *arg)
 {
     InletObject *self = (InletObject *)object;
+    Py_VISIT(self->owner);
     Py_VISIT(self->end);
     Py_VISIT(self->recognised);
     return 0;
@@ -113,22 +115,28 @@ static void inlet_dealloc(PyObject *object)
 
 static PyObject *inlet_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"layer", "end", "recognised", NULL};
-    PyObject *layer, *end, *recognised_;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!OO", names, &LayerType, &layer, &end, &recognised_))
+    static char *names[] = {"layer", "owner", "end", "recognised", NULL};
+    PyObject *layer, *owner, *end, *recognised_;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!OOO", names, &LayerType, &layer, &owner, &end, &recognised_))
         return NULL;
     InletObject *self = (InletObject *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
     self->layer = (LayerObject *)Py_NewRef(layer);
-    self->end = Py_NewRef(end);
+    self->owner = Py_NewRef(owner), self->end = Py_NewRef(end);
     self->recognised = recognised_ == Py_None ? NULL : Py_NewRef(recognised_);
     return (PyObject *)self;
 }
 
-static int call3(PyObject *function, uint32_t slot, PyObject *row, long long now)
+/* Give a cell to whoever the route ends with: the route may go meanwhile. */
+static int end_here(InletObject *self, uint32_t slot, PyObject *row, long long now)
 {
-    PyObject *result = PyObject_CallFunction(function, "kOL", (unsigned long)slot, row, now);
+    if (self->end == NULL)
+        return 0; /* taken apart */
+    PyObject *owner = Py_NewRef(self->owner), *end = Py_NewRef(self->end);
+    PyObject *result = PyObject_CallFunction(end, "OkOL", owner, (unsigned long)slot, row, now);
+    Py_DECREF(end);
+    Py_DECREF(owner);
     Py_XDECREF(result);
     return result ? 0 : -1;
 }
@@ -162,11 +170,13 @@ int inlet_recognised(PyObject *object, uint32_t slot, long long now)
     uint8_t *cell = self->queue ? queue_cell(self->queue, slot - self->shift) : NULL;
     if (cell == NULL)
         return 0; /* the route has changed meanwhile */
-    PyObject *function = Py_NewRef(self->recognised), *row = queue_row(self->queue, cell), *result = NULL;
+    PyObject *owner = Py_NewRef(self->owner), *function = Py_NewRef(self->recognised);
+    PyObject *row = queue_row(self->queue, cell), *result = NULL;
     if (row != NULL)
-        result = PyObject_CallFunction(function, "OL", row, now);
+        result = PyObject_CallFunction(function, "OOL", owner, row, now);
     Py_XDECREF(row);
     Py_DECREF(function);
+    Py_DECREF(owner);
     Py_XDECREF(result);
     return result ? 0 : -1;
 }
@@ -181,13 +191,8 @@ int inlet_receive(PyObject *object, uint32_t slot, PyObject *row, const uint8_t 
     InletObject *self = (InletObject *)object;
     QueueObject *queue = self->queue;
     int state = 0;
-    if (queue == NULL || self->layer == NULL) {
-        PyObject *end = Py_XNewRef(self->end);
-        if (end != NULL)
-            state = call3(end, slot, row, now);
-        Py_XDECREF(end);
-        return state;
-    }
+    if (queue == NULL || self->layer == NULL)
+        return end_here(self, slot, row, now);
     if (len != queue->cell_len) {
         PyErr_SetString(PyExc_ValueError, "a cell of another format");
         return -1;
@@ -264,6 +269,7 @@ static int outlet_clear(PyObject *object)
     OutletObject *self = (OutletObject *)object;
     Py_CLEAR(self->queue);
     Py_CLEAR(self->substitute);
+    Py_CLEAR(self->owner);
     Py_CLEAR(self->end);
     Py_CLEAR(self->signals);
     Py_CLEAR(self->own);
@@ -274,6 +280,7 @@ static int outlet_traverse(PyObject *object, visitproc visit, void *arg)
 {
     OutletObject *self = (OutletObject *)object;
     Py_VISIT(self->substitute);
+    Py_VISIT(self->owner);
     Py_VISIT(self->end);
     Py_VISIT(self->signals);
     Py_VISIT(self->own);
@@ -289,17 +296,17 @@ static void outlet_dealloc(PyObject *object)
 
 static PyObject *outlet_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"route_id", "shift", "substitute", "end", "signals", "own", NULL};
+    static char *names[] = {"route_id", "shift", "substitute", "owner", "end", "signals", "own", NULL};
     unsigned int route_id, shift;
-    PyObject *substitute, *end, *signals, *own;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "IIOOOO", names, &route_id, &shift, &substitute, &end, &signals,
-                                     &own))
+    PyObject *substitute, *owner, *end, *signals, *own;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "IIOOOOO", names, &route_id, &shift, &substitute, &owner, &end,
+                                     &signals, &own))
         return NULL;
     OutletObject *self = (OutletObject *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
     self->route_id = route_id, self->shift = shift;
-    self->substitute = Py_NewRef(substitute), self->end = Py_NewRef(end);
+    self->substitute = Py_NewRef(substitute), self->owner = Py_NewRef(owner), self->end = Py_NewRef(end);
     self->signals = Py_NewRef(signals), self->own = Py_NewRef(own);
     return (PyObject *)self;
 }
@@ -338,7 +345,7 @@ int outlet_take(PyObject *object, long long tick, Due *due)
     if (self->end == NULL)
         return 0; /* taken apart */
     if (queue == NULL) {
-        row = PyObject_CallFunction(self->end, "L", tick);
+        row = PyObject_CallFunction(self->end, "OL", self->owner, tick);
         if (row == NULL)
             return -1;
         if (row == Py_None)
@@ -361,7 +368,8 @@ int outlet_take(PyObject *object, long long tick, Due *due)
         return 0;
     }
     Py_INCREF(self);
-    row = waiting ? PyObject_CallFunction(self->own, "k", (unsigned long)slot) : PyObject_CallNoArgs(self->substitute);
+    row = waiting ? PyObject_CallFunction(self->own, "Ok", self->owner, (unsigned long)slot)
+                  : PyObject_CallNoArgs(self->substitute);
     Py_buffer view;
     if (row != NULL && row_cell(row, &view) == 0) {
         renumber(self, view.buf, slot);

@@ -22,9 +22,10 @@ _HALF: Final = 1 << 31
 class Beginning:
     """The first cells of one direction. `per_tick`: cells in `tick_ns`, the longer one of both links."""
 
-    __slots__ = ("_at", "_at_once", "_per_ns", "_settled", "_slot", "_tolerance")
+    __slots__ = ("_at", "_at_once", "_per_ns", "_settled", "_slot", "_tolerance", "per_tick")
 
     def __init__(self, per_tick: float, tick_ns: int) -> None:
+        self.per_tick = per_tick
         self._per_ns = per_tick / tick_ns
         self._settled = SETTLED * tick_ns
         self._tolerance = TOLERANCE * per_tick + 1

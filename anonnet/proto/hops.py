@@ -10,7 +10,6 @@ neighbours cannot compare them; each layer's tweak is the number on the hop's li
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -21,11 +20,12 @@ from anonnet.proto.engine import Engine
 from anonnet.proto.health import Health
 from anonnet.proto.orders import Joined, Reports, SignalSeen
 from anonnet.proto.queue import ForwardQueue
+from anonnet.proto.window import SlotWindow
 from anonnet.spec import SLOT_MASK, Format, Kind
 from anonnet.wire.cell import CELL_HEADER, PAYLOAD_HEADER, ZERO16, CellRow, rows
 
 MAX_SIGNALS: Final = 256  # queued signalling frames of one route
-_NO_SIGNALS: Final[deque[bytes]] = deque(maxlen=0)  # of all routes: an empty one of its own takes 700 bytes
+_NO_SIGNALS: Final = ()  # towards what is beyond a hop
 
 
 class Scratch:
@@ -33,6 +33,7 @@ class Scratch:
 
     def __init__(self, fmt: Format, random: Callable[[int], bytes]) -> None:
         self.row = rows(fmt, 1)[0]
+        self.substitute: Final = self._substitute  # one for all routes: each bound method takes 64 bytes
         self._blank = bytes(fmt.body_len)
         self._body_len = fmt.body_len
         self._random = random
@@ -49,14 +50,41 @@ class Scratch:
         row.content[: len(frame)] = frame
         return row
 
-    def substitute(self) -> CellRow:
+    def _substitute(self) -> CellRow:
         """A body that nobody will recognise, like any other in transit."""
         self.row.body[:] = self._random(self._body_len)
         return self.row
 
 
 class HopRoute:
-    """A route through, or ending at, this node. Rates in cells per own tick of each link."""
+    """A route through, or ending at, this node. Rates in cells per own tick of each link.
+
+    A relay has thousands, and most go on beyond it: what only an end needs is gone by then.
+    """
+
+    __slots__ = (
+        "_backward",
+        "_beginning",
+        "_came",
+        "_engine",
+        "_fmt",
+        "_forward",
+        "_missed",
+        "_next",
+        "_reports",
+        "_route_id",
+        "_scratch",
+        "_window",
+        "backward_in",
+        "backward_out",
+        "circuit",
+        "forward_in",
+        "forward_out",
+        "handle",
+        "health",
+        "rates",
+        "signals",
+    )
 
     def __init__(
         self, handle: int, route_id: int, forward: LayerKeys, backward: LayerKeys, shift: int,
@@ -66,9 +94,9 @@ class HopRoute:
         self.circuit: Circuit | None = None
         self.health: Health | None = None  # once the circuit uses the route
         self.rates = (0, 0)  # forward, backward; millicells per second
-        self.signals: deque[bytes] = deque(maxlen=MAX_SIGNALS)
-        self.window = engine.slot_window()
-        self.unrecognised = 0
+        self.signals: list[bytes] = []  # to send; a deque takes 700 bytes while it is empty
+        self._came = self._missed = 0  # cells; but for those that queues, and the window, count
+        self._window: SlotWindow | None = engine.slot_window()  # while the route ends here
         self._fmt = fmt
         self._forward = engine.layer(forward)
         self._backward = engine.layer(backward)
@@ -77,13 +105,14 @@ class HopRoute:
         self._engine = engine
         self._route_id = route_id
         self._next = first_slot  # backward slot this hop numbers next, while nothing is beyond it
-        self._backward_per_tick = 0.0
         self._beginning: Beginning | None = None  # of what comes from beyond
-        self.forward_in = engine.inlet(self._forward, self._receive, self._recognised)
-        self.forward_out = engine.outlet(0, shift, scratch.substitute, _nothing, _NO_SIGNALS, self._signal)
-        self.backward_in = engine.inlet(self._backward, self._join, None)
+        self.forward_in = engine.inlet(self._forward, self, HopRoute._receive, HopRoute._recognised)
+        self.forward_out = engine.outlet(
+            0, shift, scratch.substitute, self, _nothing, _NO_SIGNALS, HopRoute._signal
+        )
+        self.backward_in = engine.inlet(self._backward, self, HopRoute._join, None)
         self.backward_out = engine.outlet(
-            route_id, 0, scratch.substitute, self._originate, self.signals, self._signal
+            route_id, 0, scratch.substitute, self, HopRoute._originate, self.signals, HopRoute._signal
         )
 
     @property
@@ -101,13 +130,28 @@ class HopRoute:
         """The queues that there are."""
         return [queue for queue in (self.forward_queue, self.backward_queue) if queue is not None]
 
+    @property
+    def received(self) -> int:
+        """Cells that came, from both sides."""
+        here = self._came + (self._window.received if self._window is not None else 0)
+        return here + sum(queue.received for queue in self.queues)
+
+    @property
+    def missing(self) -> int:
+        """Cells that did not come, or that nobody recognised where the route ended."""
+        here = self._missed + (self._window.missing if self._window is not None else 0)
+        return here + sum(queue.missing for queue in self.queues)
+
     def extend(self, onward_id: int, forward_per_tick: float, backward_per_tick: float, tick_ns: int) -> None:
         """The route goes on beyond this hop; backward transit starts when cells come from there steadily."""
         self.forward_out.route_id = onward_id
         self.forward_in.queue = self.forward_out.queue = self._engine.queue(self._fmt, forward_per_tick)
-        self._backward_per_tick = backward_per_tick
         self._beginning = Beginning(backward_per_tick, tick_ns)
         self.backward_in.queue = self.backward_out.queue = None
+        if self._window is not None:
+            self._came += self._window.received
+            self._missed += self._window.missing
+            self._window = None
 
     def close(self) -> None:
         """Let go of what points back here: no garbage is collected in a data plane, and keys must go."""
@@ -117,11 +161,11 @@ class HopRoute:
 
     def _receive(self, slot: int, row: CellRow, now: int) -> None:
         """A cell from the caller's side, while the route ends here: ours if it opens with zeros."""
-        if self.window.accept(slot):
+        if self._window is not None and self._window.accept(slot):
             if self._forward.encipher(slot, row, row) == ZERO16:
                 self._recognised(row, now)
             else:
-                self.unrecognised += 1
+                self._missed += 1
 
     def _recognised(self, row: CellRow, now: int) -> None:
         if self.health is not None:
@@ -142,10 +186,11 @@ class HopRoute:
 
     def _join(self, slot: int, row: CellRow, now: int) -> None:
         """A first cell from beyond: number them so that they follow this hop's own without a seam."""
-        if self._beginning is None or not self._beginning.steady(slot, now):
+        beginning = self._beginning
+        if beginning is None or not beginning.steady(slot, now):
             return
         self._beginning = None
-        queue = self._engine.queue(self._fmt, self._backward_per_tick)
+        queue = self._engine.queue(self._fmt, beginning.per_tick)
         queue.start(self._next)
         # The sender's first cell comes as its lane begins, when cells come nearest to their turn.
         shift = (slot - self._next - queue.near) & SLOT_MASK
@@ -169,7 +214,7 @@ class HopRoute:
         return row
 
     def _signal(self, slot: int) -> CellRow:
-        row = self._scratch.signal(self.signals.popleft())
+        row = self._scratch.signal(self.signals.pop(0))
         self._backward.encipher(slot, row, row)
         return row
 
@@ -181,7 +226,7 @@ class HopRoute:
             self._next = (self._next + slots) & SLOT_MASK
 
 
-def _nothing(_tick: int) -> None:
+def _nothing(_route: HopRoute, _tick: int) -> None:
     """No cell: the route does not go on."""
 
 
@@ -203,7 +248,7 @@ class CallerRoute:
         self.circuit: Circuit | None = None
         self.health: Health | None = None  # once the circuit uses the route
         self.rates = (0, 0)  # forward, backward; millicells per second
-        self.signals: deque[tuple[int, bytes]] = deque(maxlen=MAX_SIGNALS)
+        self.signals: list[tuple[int, bytes]] = []  # to which hop, what
         self.window = engine.slot_window()
         self.unrecognised = 0
         self._engine = engine
@@ -218,6 +263,16 @@ class CallerRoute:
     def queues(self) -> list[ForwardQueue]:
         """None: the caller sends by its own clock and takes in what comes."""
         return []
+
+    @property
+    def received(self) -> int:
+        """Cells that came."""
+        return self.window.received
+
+    @property
+    def missing(self) -> int:
+        """Cells that did not come, or that no hop wrote."""
+        return self.window.missing + self.unrecognised
 
     def close(self) -> None:
         """Nothing points back here."""
@@ -239,7 +294,7 @@ class CallerRoute:
         self._next = (slot + 1) & SLOT_MASK
         hops = len(self.hops)
         if self.signals:
-            target, frame = self.signals.popleft()
+            target, frame = self.signals.pop(0)
             hops = target + 1
             row = self._scratch.signal(frame)
         else:

@@ -22,7 +22,7 @@ from anonnet.proto import orders as o
 from anonnet.proto.circuit import Circuit
 from anonnet.proto.engine import Engine, choose
 from anonnet.proto.health import Health
-from anonnet.proto.hops import CallerRoute, HopRoute, Scratch
+from anonnet.proto.hops import MAX_SIGNALS, CallerRoute, HopRoute, Scratch
 from anonnet.proto.inbox import Inbox
 from anonnet.proto.intake import ReceiveSession
 from anonnet.proto.isolation import Sorter
@@ -61,7 +61,7 @@ class Plane:
         self._next_stats = now + STATS_NS
         self._routes: dict[int, HopRoute | CallerRoute] = {}
         self._judged: dict[int, Health] = {}  # of those routes that end here, and are in use
-        self._lanes_of: dict[int, list[tuple[PlaneLink, Lane, int]]] = {}
+        self._lanes_of: dict[int, tuple[tuple[PlaneLink, Lane, int], ...]] = {}
         self._circuits: dict[int, Circuit] = {}
         self._by_pool: dict[bytes, Circuit] = {}
         self._callers = Sorter()
@@ -126,10 +126,8 @@ class Plane:
     def _stats(self, now: int) -> o.Stats:
         routes = []
         for route in self._routes.values():
-            queues = route.queues
-            received = route.window.received + sum(q.received for q in queues)
-            missing = route.window.missing + sum(q.missing for q in queues) + route.unrecognised
-            routes.append(o.RouteStats(route.handle, received, missing, sum(q.slips for q in queues)))
+            slips = sum(queue.slips for queue in route.queues)
+            routes.append(o.RouteStats(route.handle, route.received, route.missing, slips))
         dropped = self._unroutable + sum(c.dropped for c in self._circuits.values())
         links = [link.stats() for link in self.links.values()]
         return o.Stats(now, links, routes, dropped, self._tun_packets, self.engine.name,
@@ -255,7 +253,7 @@ class Plane:
                   route_id: int) -> None:  # fmt: skip
         lane = self.engine.lane(handle, rate, link.beat.tick_ns, take, skip)
         link.add_lane(lane)
-        self._lanes_of.setdefault(handle, []).append((link, lane, route_id))
+        self._lanes_of[handle] = (*self._lanes_of.get(handle, ()), (link, lane, route_id))
 
     def _on_AddHop(self, order: o.AddHop) -> None:  # noqa: N802
         route = self._routes[order.route]
@@ -268,6 +266,7 @@ class Plane:
             route.signals.extend((order.hop, frame) for frame in order.frames)
         else:
             route.signals.extend(order.frames)
+        del route.signals[:-MAX_SIGNALS]  # the oldest go: control sends again what is not acknowledged
 
     def _on_OpenCircuit(self, order: o.OpenCircuit) -> None:  # noqa: N802
         route = self._routes[order.route]
@@ -331,7 +330,7 @@ class Plane:
         if route.circuit is not None and route.health is not None:
             route.circuit.resize(order.route, 0)
             route.circuit.expect(order.route, 0)
-        for link, lane, route_id in self._lanes_of.pop(order.route, []):
+        for link, lane, route_id in self._lanes_of.pop(order.route, ()):
             link.routes.pop(route_id, None)
             if lane in link.lanes:
                 link.lanes.remove(lane)

@@ -2,13 +2,13 @@
 
     datagram -> open -> Inlet: encipher -> ForwardQueue -> Outlet: renumber -> seal -> datagram
 
-While there is no queue, the route ends here, and both leave their work to whoever it ends with.
+While there is no queue, the route ends here, and both leave their work to whoever it ends with, their
+*owner*. It is handed to what they call, so that its class's functions will do: a bound method takes 64 bytes.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from anonnet.crypto.onion import OnionLayer
 from anonnet.proto.queue import ForwardQueue
@@ -19,16 +19,24 @@ Receive = Callable[[int, CellRow, int], None]  # slot, row, now
 
 
 class Inlet:
-    """Where cells come in. `recognised` takes those that open with zeros, if any are meant to be."""
+    """Where cells come in: `end(owner, slot, row, now)` takes them while the route ends here.
 
-    __slots__ = ("_end", "_layer", "_recognised", "queue", "shift")
+    `recognised(owner, row, now)` takes those that open with zeros, if any are meant to be.
+    """
+
+    __slots__ = ("_end", "_layer", "_owner", "_recognised", "queue", "shift")
 
     def __init__(
-        self, layer: OnionLayer, end: Receive, recognised: Callable[[CellRow, int], None] | None
+        self,
+        layer: OnionLayer,
+        owner: object,
+        end: Callable[..., None],
+        recognised: Callable[..., None] | None,
     ) -> None:
         self.queue: ForwardQueue | None = None
         self.shift = 0  # of the slot numbers that come in
         self._layer = layer
+        self._owner = owner
         self._end = end
         self._recognised = recognised
 
@@ -36,7 +44,7 @@ class Inlet:
         """Take in a cell; its row is free for others afterwards."""
         queue = self.queue
         if queue is None:
-            self._end(slot, row, now)
+            self._end(self._owner, slot, row, now)
             return
         slot = (slot - self.shift) & SLOT_MASK
         target = queue.claim(slot)
@@ -44,24 +52,29 @@ class Inlet:
             return
         left = self._layer.encipher(slot, row, target)
         if self._recognised is not None and left == ZERO16:
-            self._recognised(target, now)  # a substitute takes its place, so the next hop cannot tell
+            # A substitute takes its place, so the next hop cannot tell.
+            self._recognised(self._owner, target, now)
         else:
             queue.commit(slot)
 
 
 class Outlet:
-    """Where cells go out. Signals that wait are sent in the place of cells: `own` makes one of the next."""
+    """Where cells go out: those of `end(owner, tick)`, while the route ends here.
 
-    __slots__ = ("_end", "_own", "_shift", "_signals", "_substitute", "queue", "route_id")
+    Signals that wait are sent in the place of cells: `own(owner, slot)` makes one of the next.
+    """
+
+    __slots__ = ("_end", "_own", "_owner", "_shift", "_signals", "_substitute", "queue", "route_id")
 
     def __init__(
-        self, route_id: int, shift: int, substitute: Callable[[], CellRow],
-        end: Callable[[int], CellRow | None], signals: deque[bytes], own: Callable[[int], CellRow],
+        self, route_id: int, shift: int, substitute: Callable[[], CellRow], owner: object,
+        end: Callable[..., CellRow | None], signals: Sequence[bytes], own: Callable[..., CellRow],
     ) -> None:  # fmt: skip
         self.queue: ForwardQueue | None = None
         self.route_id = route_id
         self._shift = shift  # of the slot numbers that go out
         self._substitute = substitute
+        self._owner = owner
         self._end = end
         self._signals = signals
         self._own = own
@@ -70,13 +83,13 @@ class Outlet:
         """Return the next cell due, if one is."""
         queue = self.queue
         if queue is None:
-            return self._end(tick)
+            return self._end(self._owner, tick)
         item = queue.take(tick)
         if item is None:
             return None
         slot, row = item
         if self._signals:
-            row = self._own(slot)
+            row = self._own(self._owner, slot)
         elif row is None:
             row = self._substitute()
         CELL_HEADER.pack_into(row.cell, 0, self.route_id, (slot + self._shift) & SLOT_MASK)

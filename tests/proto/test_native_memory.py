@@ -128,7 +128,7 @@ def test_what_is_refused_leaves_nothing(fast: Engine) -> None:
     layer, queue, onion = fast.layer(layer_keys()), fast.queue(NARROW, 3.0), fast.onion()
     row, wide, short = rows(NARROW, 1)[0], rows(WIDE, 1)[0], memoryview(bytearray(3))
     nothing: Callable[..., None] = lambda *_: None  # noqa: E731
-    inlet = fast.inlet(layer, nothing, None)
+    inlet = fast.inlet(layer, None, nothing, None)
     inlet.queue = queue
     filler = fast.filler(Outbox(NARROW, 1), [], deque(), nothing, short)
     module = native.module
