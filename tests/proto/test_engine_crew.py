@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anonnet.crypto.onion import OnionLayer
 from anonnet.proto import orders as o
 from anonnet.proto.engine import PYTHON, Engine
 from anonnet.spec import ROUTE_CONTROL, ROUTE_NULL, SLOT_MASK, TAG_LEN, WIDE, DatagramType, Kind
@@ -40,13 +41,17 @@ class Neighbours:
             self._sealers[link] = PYTHON.sealer(key)
             self.relay.obey(o.AddLink(link, WIDE.code, HERE, TICK, CELLS, CELLS))
             self.relay.obey(o.SetSession(link, link, link, random.randbytes(32), key, confirm=False))
-        self._forward = []
+        self._forward: dict[int, OnionLayer] = {}
         for route in range(ROUTES):
-            forward, backward = layer_keys(random), layer_keys(random)
-            self._forward.append(PYTHON.layer(forward))
-            self.relay.obey(o.AddRelayRoute(route, LEFT, FIRST_ID + route, RATE, RATE, forward, backward, 9))
-            self.relay.obey(o.ExtendRelayRoute(route, RIGHT, FIRST_ID + route))
+            self.lay(route)
         self._slots = {(link, route): 1000 * route for link in (LEFT, RIGHT) for route in range(ROUTES)}
+
+    def lay(self, route: int) -> None:
+        """Lay a route over both links, with fresh keys."""
+        forward, backward = layer_keys(self.random), layer_keys(self.random)
+        self._forward[route] = PYTHON.layer(forward)
+        self.relay.obey(o.AddRelayRoute(route, LEFT, FIRST_ID + route, RATE, RATE, forward, backward, 9))
+        self.relay.obey(o.ExtendRelayRoute(route, RIGHT, FIRST_ID + route))
 
     def datagram(self, link: int, what: str) -> bytes:
         """Make one: the next cell of a route, a cell of the slot before, a signal, control, a null, noise."""
@@ -92,6 +97,28 @@ def test_a_busy_relay(crew: Engine, seed: int, bursts: list[int]) -> None:
         relay.compare()
         relay.tick()
         relay.compare()
+
+
+@given(seed=SEED, bursts=st.lists(st.integers(0, 200), min_size=2, max_size=6))
+@settings(max_examples=25)
+def test_routes_that_come_and_go(crew: Engine, seed: int, bursts: list[int]) -> None:
+    """Between two bursts some routes end, some come, some end and come again under the same number."""
+    neighbours = Neighbours(crew, seed)
+    random, relay = neighbours.random, neighbours.relay
+    there = set(range(ROUTES))
+    for burst in bursts:
+        links = [random.choice((LEFT, RIGHT)) for _ in range(burst)]
+        relay.receive([neighbours.datagram(link, random.choice(KINDS)) for link in links])
+        relay.tick()
+        relay.compare()
+        for route in random.sample(sorted(there), random.randint(0, len(there))):
+            relay.obey(o.RemoveRoute(route))
+            there.remove(route)
+        for route in random.sample(range(ROUTES), random.randint(0, ROUTES)):
+            if route not in there:
+                neighbours.lay(route)
+                there.add(route)
+        assert {report.route for report in relay.planes[1]._stats(0).routes} == there
 
 
 def test_the_busy_relay_is_busy(crew: Engine) -> None:
