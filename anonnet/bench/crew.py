@@ -73,7 +73,7 @@ class Relay:
             links = end.prepare(beat)
             datagrams = [bytes(view) for link in links for view in link.outbox.views[: link.ready]]
             batches += [datagrams[at : at + BATCH] for at in range(0, len(datagrams), BATCH)]
-            end.emitted(beat, links, beat.deadline)
+            end.emitted(beat, beat.deadline)
         (beat,) = self.plane.beats.values()
         took_in = cpu = 0
         for batch in batches:
@@ -85,10 +85,10 @@ class Relay:
             took_in += time.perf_counter_ns() - began
             cpu += time.process_time_ns() - start
         start, began = time.process_time_ns(), time.perf_counter_ns()
-        links = self.plane.prepare(beat)
+        self.plane.prepare(beat)
         sealed = time.perf_counter_ns() - began
         cpu += time.process_time_ns() - start
-        self.plane.emitted(beat, links, beat.deadline)
+        self.plane.emitted(beat, beat.deadline)
         for plane in (self.plane, *self._ends):
             plane.reports.clear()
         return took_in, sealed, cpu

@@ -108,7 +108,8 @@ class Chain:
 def tick(plane: Plane) -> None:
     """Seal a plane's next tick and count it as sent."""
     (beat,) = plane.beats.values()
-    plane.emitted(beat, plane.prepare(beat), beat.deadline)
+    plane.prepare(beat)
+    plane.emitted(beat, beat.deadline)
 
 
 def measure(fmt: Format, ticks: int) -> Parts:

@@ -40,7 +40,6 @@ from anonnet.node.privileges import cling
 from anonnet.node.sections import DataPlaneSection
 from anonnet.proto import orders as o
 from anonnet.proto.inbox import STRIDE, Outbox
-from anonnet.proto.lane import PlaneLink
 from anonnet.proto.pacer import Beat
 from anonnet.proto.plane import Plane
 from anonnet.proto.profile import Profile
@@ -117,10 +116,10 @@ class _Watched(Plane):
         super().__init__(now, random)
         self.lateness: list[int] = []  # ns
 
-    def emitted(self, beat: Beat, links: list[PlaneLink], now: int) -> None:
+    def emitted(self, beat: Beat, now: int) -> None:
         """Note the start of this emission: `now` is its end."""
         self.lateness.append(self.clock.start - beat.deadline)
-        super().emitted(beat, links, now)
+        super().emitted(beat, now)
 
     def _stats(self, now: int) -> o.Stats:
         text = json.dumps(self.lateness)  # the one report with room for it

@@ -49,6 +49,18 @@ const void *context_state(EVP_CIPHER_CTX *context)
     return NULL;
 }
 
+void context_fetch(const EVP_CIPHER_CTX *context, const void *state, size_t before, size_t len)
+{
+    fetch(context, CONTEXT_LEN);
+    if (state != NULL)
+        fetch((const char *)state - before, len);
+}
+
+void aead_fetch(const AeadObject *self)
+{
+    context_fetch(self->first, self->state, GCM_BEFORE, GCM_LEN);
+}
+
 int aead_seal(AeadObject *self, int who, const uint8_t *nonce, const uint8_t *cell, size_t len, uint8_t *sealed)
 {
     EVP_CIPHER_CTX *context = self->contexts[who];
@@ -97,10 +109,13 @@ static PyObject *aead_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
             break;
         self->contexts[self->threads++] = context;
     }
-    if (self->threads < threads) {
+    static const uint8_t nonce[HEADER_LEN]; /* without one, a context does not say where it is */
+    if (self->threads < threads || EVP_CipherInit_ex2(self->contexts[0], NULL, NULL, nonce, -1, NULL) != 1) {
         Py_DECREF(self);
-        return NULL;
+        return self->threads < threads ? NULL : (openssl_failed(), NULL);
     }
+    self->first = self->contexts[0];
+    self->state = context_state(self->first);
     return (PyObject *)self;
 }
 

@@ -6,12 +6,12 @@ typedef struct {
     PyObject_HEAD
     PyObject *link;
     AeadObject *opener;
-    Window window;
     PyObject *routes; /* the link's, once they were asked for */
     Py_ssize_t length;
     long long received, last_received;
     uint8_t name[NAME_LEN]; /* where the last datagram came from that was looked at for that */
     char confirms, named;
+    Window window; /* the last: of its bits each datagram needs one */
 } SessionObject;
 
 static int session_clear(PyObject *object)
@@ -201,38 +201,15 @@ static PyObject *intake_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     return (PyObject *)self;
 }
 
-/* What the last datagram was of: most of a burst are of one session. A strong reference. */
+/* The session of those that begin so, a strong reference; NULL: none is known. */
 typedef struct {
     SessionObject *session;
     uint32_t start;
-} Current;
+} Known;
 
-static void forget(Current *current)
-{
-    Py_CLEAR(current->session);
-}
-
-/* Find the session of a datagram; NULL if there is none, or with an exception. */
-static SessionObject *find(IntakeObject *self, Current *current, uint32_t start)
-{
-    if (current->session != NULL && current->start == start)
-        return current->session;
-    forget(current);
-    PyObject *key = PyLong_FromUnsignedLong(start);
-    if (key == NULL)
-        return NULL;
-    PyObject *found = PyDict_GetItemWithError(self->sessions, key);
-    Py_DECREF(key);
-    if (found == NULL)
-        return NULL;
-    if (Py_TYPE(found) != &ReceiveSessionType) {
-        PyErr_SetString(PyExc_TypeError, "not a native session");
-        return NULL;
-    }
-    current->session = (SessionObject *)Py_NewRef(found);
-    current->start = start;
-    return current->session;
-}
+/* Those of the datagrams that come next, by index: with many links each session is far from the processor, behind two
+ * pointers, and is fetched a step for each datagram that is taken in. */
+enum { AHEAD = 3 };
 
 static int called(PyObject *result)
 {
@@ -279,7 +256,7 @@ typedef struct {
     IntakeObject *self;
     PyObject *inbox, *checked; /* the link that was heard of last; borrowed, compared only */
     const uint8_t *names;      /* NULL: there are none */
-    Current current;
+    Known known[AHEAD + 1];    /* of datagram `index` at its remainder */
     long long now;
     bool together; /* cells that go on are left for `forward_all` */
 } Burst;
@@ -292,6 +269,65 @@ static const Plain *plain_for(const IntakeObject *self, Py_ssize_t length)
     return NULL;
 }
 
+static Known *known_of(Burst *burst, Py_ssize_t index)
+{
+    return &burst->known[index % (AHEAD + 1)];
+}
+
+static void forget(Burst *burst)
+{
+    for (int i = 0; i <= AHEAD; i++)
+        Py_CLEAR(burst->known[i].session);
+}
+
+static void fetch_session(const SessionObject *session, int step)
+{
+    if (step == AHEAD) {
+        fetch(session, offsetof(SessionObject, window) + offsetof(Window, bits));
+    } else if (session->opener != NULL && step == AHEAD - 1) {
+        fetch(session->opener, sizeof *session->opener);
+        __builtin_prefetch(&session->window.bits[(session->window.greatest + 1) % WINDOW / 64], 1);
+        if (session->routes != NULL)
+            __builtin_prefetch(session->routes);
+    } else if (session->opener != NULL) {
+        aead_fetch(session->opener);
+    }
+}
+
+/* Find the session of a datagram; it is most often that of the one before. 0, or -1 with an exception. */
+static int look_for(Burst *burst, Py_ssize_t index, uint32_t start)
+{
+    const Known *before = known_of(burst, index + AHEAD);
+    Known *known = known_of(burst, index);
+    PyObject *found = (PyObject *)before->session, *key = NULL;
+    if (found == NULL || before->start != start) {
+        if ((key = PyLong_FromUnsignedLong(start)) == NULL)
+            return -1;
+        found = PyDict_GetItemWithError(burst->self->sessions, key);
+        Py_DECREF(key);
+        if (found == NULL && PyErr_Occurred())
+            return -1;
+        if (found != NULL && Py_TYPE(found) != &ReceiveSessionType) {
+            PyErr_SetString(PyExc_TypeError, "not a native session");
+            return -1;
+        }
+    }
+    known->start = start;
+    Py_XINCREF(found);
+    Py_XSETREF(known->session, (SessionObject *)found);
+    return 0;
+}
+
+/* Bring sessions that come after that of a datagram into the caches. */
+static void fetch_ahead(Burst *burst, Py_ssize_t index)
+{
+    for (int step = AHEAD; step > 0; step--) {
+        const SessionObject *session = known_of(burst, index + step)->session;
+        if (session != NULL && session != known_of(burst, index + step - 1)->session)
+            fetch_session(session, step);
+    }
+}
+
 /* Find what a datagram is of: 1, or 0 when that has been seen to, -1 with an exception. */
 static int look_up(Burst *burst, Py_ssize_t index, const uint8_t *datagram, Py_ssize_t length, Arrival *arrival)
 {
@@ -301,12 +337,10 @@ static int look_up(Burst *burst, Py_ssize_t index, const uint8_t *datagram, Py_s
         self->unknown++;
         return 0;
     }
-    uint32_t start = get32(datagram);
-    SessionObject *session = find(self, &burst->current, start);
-    if (session == NULL && PyErr_Occurred())
-        return -1;
+    const Known *known = known_of(burst, index);
+    SessionObject *session = known->session;
     if (session == NULL || session->length != length || session->opener == NULL)
-        return stranger(self, burst->inbox, index, start);
+        return stranger(self, burst->inbox, index, known->start);
     *arrival = (Arrival){session, plain, datagram, index, plain->cell.buf, 0, false};
     Py_INCREF(session);
     return 1;
@@ -556,16 +590,21 @@ static int add_to_batch(Burst *burst, Batch *batch, Py_ssize_t index, const uint
 static int take_all_in(Burst *burst, PyObject *lengths, const Py_buffer *memory, Py_ssize_t offset)
 {
     Batch *batch = burst->together ? burst->self->batch : NULL;
+    const uint8_t *first = (const uint8_t *)memory->buf + offset;
+    Py_ssize_t rows = memory->len / STRIDE, known = 0;
     for (Py_ssize_t index = 0; index < PySequence_Fast_GET_SIZE(lengths); index++) {
         Py_ssize_t length = PyLong_AsSsize_t(PySequence_Fast_GET_ITEM(lengths, index));
         if (length == -1 && PyErr_Occurred())
             return -1;
-        Py_ssize_t at = index * STRIDE + offset;
-        if (length > STRIDE - offset || at + STRIDE - offset > memory->len) {
+        if (length > STRIDE - offset || index >= rows) {
             PyErr_SetString(PyExc_ValueError, "more than the inbox holds");
             return -1;
         }
-        const uint8_t *datagram = (const uint8_t *)memory->buf + at;
+        for (; known <= index + AHEAD && known < PySequence_Fast_GET_SIZE(lengths) && known < rows; known++)
+            if (look_for(burst, known, get32(first + known * STRIDE)) < 0)
+                return -1;
+        fetch_ahead(burst, index);
+        const uint8_t *datagram = first + index * STRIDE;
         if ((batch ? add_to_batch(burst, batch, index, datagram, length)
                    : take_in(burst, index, datagram, length)) < 0)
             return -1;
@@ -588,7 +627,7 @@ static int share(IntakeObject *self, PyObject *lengths, bool *together)
 /* The names of sources, if the inbox has any; `view` is to be released if it has. */
 static int names_of(Burst *burst, Py_ssize_t count, Py_buffer *view)
 {
-    PyObject *names = PyObject_GetAttrString(burst->inbox, "names");
+    PyObject *names = PyObject_GetAttr(burst->inbox, name_names);
     view->obj = NULL;
     int state = names == NULL ? -1 : names == Py_None ? 0 : PyObject_GetBuffer(names, view, PyBUF_SIMPLE);
     Py_XDECREF(names);
@@ -606,7 +645,7 @@ static int names_of(Burst *burst, Py_ssize_t count, Py_buffer *view)
 static int take_inbox_in(Burst *burst, PyObject *lengths, Py_ssize_t offset)
 {
     Py_buffer memory, names;
-    if (share(burst->self, lengths, &burst->together) < 0 || object_buffer(burst->inbox, "memory", &memory) < 0)
+    if (share(burst->self, lengths, &burst->together) < 0 || object_memory(burst->inbox, &memory) < 0)
         return -1;
     int state = names_of(burst, PySequence_Fast_GET_SIZE(lengths), &names);
     if (state == 0) {
@@ -628,22 +667,22 @@ static PyObject *intake_receive(PyObject *object, PyObject *const *args, Py_ssiz
     Burst burst = {.self = (IntakeObject *)object, .inbox = args[0], .now = PyLong_AsLongLong(args[1])};
     if (burst.now == -1 && PyErr_Occurred())
         return NULL;
-    PyObject *number = PyObject_GetAttrString(burst.inbox, "offset");
+    PyObject *number = PyObject_GetAttr(burst.inbox, name_offset);
     Py_ssize_t offset = number ? PyLong_AsSsize_t(number) : -1;
     Py_XDECREF(number);
     if (PyErr_Occurred())
         return NULL;
-    if (offset < 0 || offset > STRIDE) {
+    if (offset < 0 || offset > STRIDE - HEADER_LEN) {
         PyErr_SetString(PyExc_ValueError, "no such offset");
         return NULL;
     }
-    PyObject *given = PyObject_GetAttrString(burst.inbox, "lengths");
+    PyObject *given = PyObject_GetAttr(burst.inbox, name_lengths);
     PyObject *lengths = given ? PySequence_Fast(given, "lengths are a sequence") : NULL;
     Py_XDECREF(given);
     if (lengths == NULL)
         return NULL;
     int state = take_inbox_in(&burst, lengths, offset);
-    forget(&burst.current);
+    forget(&burst);
     Py_DECREF(lengths);
     if (state < 0)
         return NULL;

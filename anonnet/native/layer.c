@@ -109,25 +109,15 @@ int layer_encipher(LayerObject *self, uint32_t slot, const uint8_t *source, uint
     return 0;
 }
 
-/* Bytes, about: a context, and what OpenSSL 3 keeps for it before and from context_state's address on. */
-enum { CONTEXT_LEN = 184, HASH_BEFORE = 85, HASH_LEN = 960, KEYS_BEFORE = 32, KEYS_LEN = 448 };
-
-static void fetch_context(const EVP_CIPHER_CTX *context, const char *state, size_t before, size_t len)
-{
-    fetch(context, CONTEXT_LEN);
-    if (state != NULL)
-        fetch(state - before, len);
-}
-
 void layer_fetch_hash(const LayerObject *self)
 {
-    fetch_context(self->hash, self->hash_state, HASH_BEFORE, HASH_LEN);
+    context_fetch(self->hash, self->hash_state, GCM_BEFORE, GCM_LEN);
 }
 
 void layer_fetch_keys(const LayerObject *self)
 {
-    fetch_context(self->block, self->block_state, KEYS_BEFORE, KEYS_LEN);
-    fetch_context(self->stream, self->stream_state, KEYS_BEFORE, KEYS_LEN);
+    context_fetch(self->block, self->block_state, KEYS_BEFORE, KEYS_LEN);
+    context_fetch(self->stream, self->stream_state, KEYS_BEFORE, KEYS_LEN);
 }
 
 int layer_decipher(LayerObject *self, uint32_t slot, uint8_t *body, size_t len)

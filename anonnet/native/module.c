@@ -7,7 +7,8 @@
 #endif
 
 PyObject *invalid_tag, *rows_of;
-static PyObject *name_cell;
+PyObject *name_offset, *name_lengths, *name_names;
+static PyObject *name_cell, *name_memory;
 
 static int memory_of(PyObject *memory, Py_buffer *view)
 {
@@ -18,9 +19,9 @@ static int memory_of(PyObject *memory, Py_buffer *view)
     return state;
 }
 
-int object_buffer(PyObject *object, const char *name, Py_buffer *view)
+int object_memory(PyObject *object, Py_buffer *view)
 {
-    return memory_of(PyObject_GetAttrString(object, name), view);
+    return memory_of(PyObject_GetAttr(object, name_memory), view);
 }
 
 int row_cell(PyObject *row, Py_buffer *view)
@@ -66,14 +67,24 @@ static PyTypeObject *const types[] = {
     &InletType, &OutletType, &LaneType, &FillerType, &ReceiveSessionType, &IntakeType, &SegmenterType, &UnpackerType,
 };
 
+static const struct {
+    PyObject **name;
+    const char *text;
+} names[] = {
+    {&name_cell, "cell"},       {&name_memory, "memory"}, {&name_offset, "offset"},
+    {&name_lengths, "lengths"}, {&name_names, "names"},
+};
+
 static int add_all(PyObject *module)
 {
     if (aead_init() < 0 || layer_init() < 0)
         return -1;
-    name_cell = PyUnicode_InternFromString("cell");
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if ((*names[i].name = PyUnicode_InternFromString(names[i].text)) == NULL)
+            return -1;
     invalid_tag = import("cryptography.exceptions", "InvalidTag");
     rows_of = import("anonnet.wire.cell", "rows");
-    if (name_cell == NULL || invalid_tag == NULL || rows_of == NULL)
+    if (invalid_tag == NULL || rows_of == NULL)
         return -1;
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
         if (PyModule_AddType(module, types[i]) < 0)

@@ -69,6 +69,31 @@ static inline void fetch(const void *at, size_t len)
         __builtin_prefetch((const char *)at + done);
 }
 
+/* Things that are each other's followers, tick after tick, for as long as nothing changes: what the next one needs can be
+ * fetched while there is other work. Nobody owns a chain: a thing leaves it before it is gone. */
+typedef struct Chain {
+    struct Chain *before, *after; /* the last time, or NULL */
+} Chain;
+
+static inline void chain_join(Chain *before, Chain *after)
+{
+    if (before->after == after)
+        return;
+    if (before->after != NULL)
+        before->after->before = NULL;
+    if (after->before != NULL)
+        after->before->after = NULL;
+    before->after = after, after->before = before;
+}
+
+static inline void chain_leave(Chain *self)
+{
+    if (self->before != NULL)
+        self->before->after = NULL;
+    if (self->after != NULL)
+        self->after->before = NULL;
+}
+
 /* -- crew.c ------------------------------------------------------------------------------------------- */
 
 /* One item of a batch, done by thread `who`: 0 is the one that has the GIL, the others may touch no Python. */
@@ -86,6 +111,8 @@ typedef struct {
     PyObject_HEAD
     int threads; /* that may use it at once */
     EVP_CIPHER_CTX **contexts; /* one for each */
+    EVP_CIPHER_CTX *first; /* of these */
+    const void *state;     /* its: see context_state */
 } AeadObject;
 
 extern PyTypeObject SealerType, OpenerType;
@@ -94,9 +121,13 @@ extern PyTypeObject SealerType, OpenerType;
 int aead_init(void);
 int aead_seal(AeadObject *self, int who, const uint8_t *nonce, const uint8_t *cell, size_t len, uint8_t *sealed);
 int aead_open(AeadObject *self, int who, const uint8_t *nonce, const uint8_t *sealed, size_t len, uint8_t *cell);
+void aead_fetch(const AeadObject *self); /* bring what it needs into the caches, for the one that has the GIL */
 EVP_CIPHER_CTX *context_new(const EVP_CIPHER *cipher, const uint8_t *key, bool encrypt);
 /* Where a context has its state and keys: an address amidst them, to be fetched and for nothing else. NULL: unknown. */
 const void *context_state(EVP_CIPHER_CTX *context);
+/* Bytes, about: what OpenSSL 3 keeps before and from that address on. */
+enum { CONTEXT_LEN = 184, GCM_BEFORE = 85, GCM_LEN = 960, KEYS_BEFORE = 32, KEYS_LEN = 448 };
+void context_fetch(const EVP_CIPHER_CTX *context, const void *state, size_t before, size_t len);
 int openssl_failed(void);
 int take_key(PyObject *object, const uint8_t **key);
 extern EVP_CIPHER *aes_gcm;
@@ -241,7 +272,8 @@ PyObject *train_rewrite(PyObject *module, PyObject *const *args, Py_ssize_t coun
 
 /* Hold the memory of a CellRow's `cell`; at least headers and a byte. Release with PyBuffer_Release. */
 int row_cell(PyObject *row, Py_buffer *view);
-int object_buffer(PyObject *object, const char *name, Py_buffer *view);
+int object_memory(PyObject *object, Py_buffer *view); /* of an inbox or outbox; the same */
 extern PyObject *invalid_tag, *rows_of;
+extern PyObject *name_offset, *name_lengths, *name_names; /* of an inbox */
 
 #endif

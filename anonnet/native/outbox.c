@@ -6,7 +6,10 @@ typedef struct {
     PyObject_HEAD
     PyObject *route, *take, *skip;
     long long per_tick, credit; /* in RATE_UNIT-ths of a cell */
+    Chain chain;
 } LaneObject;
+
+static LaneObject *latest; /* the lane filled last; NULL when that is gone */
 
 static int lane_clear(PyObject *object)
 {
@@ -29,6 +32,9 @@ static int lane_traverse(PyObject *object, visitproc visit, void *arg)
 static void lane_dealloc(PyObject *object)
 {
     PyObject_GC_UnTrack(object);
+    chain_leave(&((LaneObject *)object)->chain);
+    if (latest == (LaneObject *)object)
+        latest = NULL;
     lane_clear(object);
     Py_TYPE(object)->tp_free(object);
 }
@@ -160,20 +166,24 @@ static int lane_fill(Tick *tick, LaneObject *lane, long long number)
     return state < 0 ? -1 : 0;
 }
 
-/* With hundreds of routes each cell is far away, behind three pointers: go ahead, a step for each lane that is filled. */
-static void fetch_ahead(PyObject *lanes, Py_ssize_t at)
+/* With hundreds of routes each cell is far away, behind three pointers: go ahead, over all links, a step for each lane
+ * that is filled. */
+static void fetch_ahead(LaneObject *lane)
 {
-    for (int step = 0; step < OUTLET_STEPS; step++) {
-        Py_ssize_t i = at + OUTLET_STEPS - step;
-        if (i >= PyList_GET_SIZE(lanes))
-            continue;
-        PyObject *lane = PyList_GET_ITEM(lanes, i);
+    if (latest != NULL && latest != lane)
+        chain_join(&latest->chain, &lane->chain);
+    latest = lane;
+    const Chain *next = lane->chain.after;
+    for (int step = OUTLET_STEPS - 1; step >= 0 && next != NULL; step--, next = next->after) {
+        const LaneObject *far = (const LaneObject *)((const char *)next - offsetof(LaneObject, chain));
         if (step == 0)
-            __builtin_prefetch(lane), __builtin_prefetch((char *)lane + CACHE_LINE);
-        else if (Py_TYPE(lane) == &LaneType)
-            outlet_fetch(((LaneObject *)lane)->take, step);
+            fetch(far, sizeof *far);
+        else
+            outlet_fetch(far->take, step);
     }
 }
+
+enum { LINK_STEPS = 3 }; /* of fetch_link */
 
 typedef struct {
     PyObject_HEAD
@@ -232,7 +242,7 @@ static PyObject *filler_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     self->lanes = Py_NewRef(lanes), self->control = Py_NewRef(control);
     self->control_cell = Py_NewRef(control_cell), self->null = Py_NewRef(null);
     self->datagram_len = datagram_len;
-    if (object_buffer(outbox, "memory", &self->memory) < 0) {
+    if (object_memory(outbox, &self->memory) < 0) {
         Py_CLEAR(self);
     } else if (datagram_len <= HEADER_LEN + TAG_LEN || self->memory.len % datagram_len != 0) {
         PyErr_SetString(PyExc_ValueError, "no such outbox");
@@ -293,11 +303,11 @@ static int fill_lanes(Tick *tick, PyObject *lanes, long long number)
 {
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(lanes); i++) {
         PyObject *lane = PyList_GET_ITEM(lanes, i);
-        fetch_ahead(lanes, i);
         if (Py_TYPE(lane) != &LaneType || ((LaneObject *)lane)->take == NULL) {
             PyErr_SetString(PyExc_TypeError, "not a native lane");
             return -1;
         }
+        fetch_ahead((LaneObject *)lane);
         Py_INCREF(lane);
         int state = lane_fill(tick, (LaneObject *)lane, number);
         Py_DECREF(lane);
@@ -351,6 +361,28 @@ static int filler_fill(FillerObject *self, long long number)
     return state;
 }
 
+/* The same for links: what their lanes are in, and the keys. */
+static void fetch_link(PyObject *fillers, Py_ssize_t at)
+{
+    for (int step = 0; step < LINK_STEPS; step++) {
+        Py_ssize_t i = at + LINK_STEPS - step;
+        if (i >= PyList_GET_SIZE(fillers))
+            continue;
+        const FillerObject *filler = (const FillerObject *)PyList_GET_ITEM(fillers, i);
+        if (step == 0) {
+            fetch(filler, sizeof *filler);
+        } else if (Py_TYPE(filler) != &FillerType || filler->lanes == NULL || filler->sealer == NULL) {
+            continue;
+        } else if (step == 1) {
+            fetch(filler->lanes, sizeof(PyListObject));
+            fetch(filler->sealer, sizeof *filler->sealer);
+        } else {
+            __builtin_prefetch(((PyListObject *)filler->lanes)->ob_item);
+            aead_fetch(filler->sealer);
+        }
+    }
+}
+
 /* fill(fillers, tick) */
 PyObject *outbox_fill(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
@@ -365,6 +397,7 @@ PyObject *outbox_fill(PyObject *module, PyObject *const *args, Py_ssize_t count)
     int state = 0;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(args[0]) && state == 0; i++) {
         PyObject *filler = PyList_GET_ITEM(args[0], i);
+        fetch_link(args[0], i);
         if (Py_TYPE(filler) != &FillerType) {
             PyErr_SetString(PyExc_TypeError, "not a native filler");
             state = -1;

@@ -2,16 +2,15 @@
 
 #include "native.h"
 
-typedef struct InletObject InletObject;
-struct InletObject {
+typedef struct {
     PyObject_HEAD
     QueueObject *queue; /* NULL: the route ends here */
     LayerObject *layer;
     PyObject *owner, *end, *recognised; /* the last may be NULL */
     uint32_t shift;
     int mark;
-    InletObject *before, *after; /* whose cells came before and after this one's the last time, or NULL; borrowed */
-};
+    Chain chain;
+} InletObject;
 
 typedef struct {
     PyObject_HEAD
@@ -44,35 +43,20 @@ static int set_queue(QueueObject **place, PyObject *value)
 
 /* With hundreds of routes each cell is of another one, whose ciphers and queue are far from the processor. But lanes are
  * filled in turn, so cells come in the same order each tick: an inlet knows which one came after it the last time, and
- * what that one needs is fetched while there is other work. Nobody owns the chain: an inlet leaves it before it is gone. */
+ * what that one needs is fetched while there is other work. */
 
 static InletObject *latest; /* whose cell came last; NULL when that is gone */
 
-static void join(InletObject *before, InletObject *after)
+static const InletObject *after(const InletObject *self)
 {
-    if (before->after == after)
-        return;
-    if (before->after != NULL)
-        before->after->before = NULL;
-    if (after->before != NULL)
-        after->before->after = NULL;
-    before->after = after, after->before = before;
-}
-
-static void leave_chain(InletObject *self)
-{
-    if (self->before != NULL)
-        self->before->after = NULL;
-    if (self->after != NULL)
-        self->after->before = NULL;
-    if (latest == self)
-        latest = NULL;
+    const Chain *next = self->chain.after;
+    return next ? (const InletObject *)((const char *)next - offsetof(InletObject, chain)) : NULL;
 }
 
 /* A cell of another inlet than before has come: go ahead, a step for each of the next three. */
 static void fetch_ahead(const InletObject *self)
 {
-    const InletObject *next = self->after, *second = next ? next->after : NULL, *third = second ? second->after : NULL;
+    const InletObject *next = after(self), *second = next ? after(next) : NULL, *third = second ? after(second) : NULL;
     if (next != NULL && next->queue != NULL && next->layer != NULL) {
         layer_fetch_hash(next->layer);
         queue_fetch_claim(next->queue);
@@ -108,7 +92,9 @@ static int inlet_traverse(PyObject *object, visitproc visit, void *arg)
 static void inlet_dealloc(PyObject *object)
 {
     PyObject_GC_UnTrack(object);
-    leave_chain((InletObject *)object);
+    chain_leave(&((InletObject *)object)->chain);
+    if (latest == (InletObject *)object)
+        latest = NULL;
     inlet_clear(object);
     Py_TYPE(object)->tp_free(object);
 }
@@ -199,13 +185,14 @@ int inlet_receive(PyObject *object, uint32_t slot, PyObject *row, const uint8_t 
     }
     bool other = latest != self;
     if (other && latest != NULL)
-        join(latest, self);
+        chain_join(&latest->chain, &self->chain);
     latest = self;
     if (other)
         fetch_ahead(self);
     state = inlet_forward(object, slot, cell, len);
-    if (other && self->after != NULL && self->after->layer != NULL)
-        layer_fetch_keys(self->after->layer);
+    const InletObject *next = other ? after(self) : NULL;
+    if (next != NULL && next->layer != NULL)
+        layer_fetch_keys(next->layer);
     if (state == 1) {
         Py_INCREF(self);
         state = inlet_recognised(object, slot, now);

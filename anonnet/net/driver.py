@@ -124,7 +124,7 @@ class Driver:
             for link in links:
                 if self._senders.get(link.handle) is sender:
                     link.send_error = number
-        self._plane.emitted(beat, links, self._clock())
+        self._plane.emitted(beat, self._clock())
         strays = self._plane.strays
         while strays:
             datagram, endpoint = strays.pop()

@@ -26,7 +26,7 @@ from anonnet.proto.hops import MAX_SIGNALS, CallerRoute, HopRoute, Scratch
 from anonnet.proto.inbox import Inbox
 from anonnet.proto.intake import ReceiveSession
 from anonnet.proto.isolation import Sorter
-from anonnet.proto.lane import PlaneLink, prepare
+from anonnet.proto.lane import Convoy, PlaneLink
 from anonnet.proto.normalise import Normaliser
 from anonnet.proto.pacer import Beat
 from anonnet.proto.redundancy import Redundancy
@@ -50,6 +50,7 @@ class Plane:
                  suite: Suite = ANONNET_2026, engine: Engine | None = None) -> None:  # fmt: skip
         self.links: dict[int, PlaneLink] = {}
         self.beats: dict[int, Beat] = {}
+        self._convoys: dict[Beat, Convoy] = {}
         self.reports = o.Reports()
         self.to_tun: dict[str, list[bytearray]] = {"caller": [], "exit": []}
         self.strays: list[tuple[bytes, o.Endpoint]] = []
@@ -100,20 +101,20 @@ class Plane:
 
     def prepare(self, beat: Beat) -> list[PlaneLink]:
         """Seal the beat's outboxes; return its links in random order, ready to emit."""
-        due = [link for link in self.links.values() if link.beat is beat]
-        prepare(due, beat.tick, self.engine)
-        order = self._schedule_random(len(due))
+        convoy = self._convoys.get(beat)
+        if convoy is None:  # its last link has gone
+            return []
+        convoy.prepare(beat.tick)
+        due = convoy.links
+        order = list(self._schedule_random(len(due)))  # asked for an item, a list answers sooner than bytes
         return [due[index] for index in sorted(range(len(due)), key=order.__getitem__)]
 
-    def emitted(self, beat: Beat, links: list[PlaneLink], now: int) -> None:
-        """The outboxes went out at `now`."""
+    def emitted(self, beat: Beat, now: int) -> None:
+        """The beat's outboxes went out at `now`."""
         late, skipped = beat.advance(now)
-        for link in links:
-            if link.established:
-                link.sent += link.ready
-                if late or skipped:
-                    link.late += late
-                    link.skipped += skipped
+        convoy = self._convoys.get(beat)
+        if convoy is not None:
+            convoy.emitted(late, skipped)
         for circuit in self._circuits.values():
             circuit.on_deadline(now)
         for handle, health in self._judged.items():
@@ -171,17 +172,19 @@ class Plane:
                 self._randomised,
                 self.engine.lead_cell_ns,
             )
-        beat.cells += order.cells_out
-        link = PlaneLink(order.link, FORMAT_BY_CODE[order.format_code], order.endpoint, beat, order.cells_out,
-                         self.engine)  # fmt: skip
+            self._convoys[beat] = Convoy(beat, self.engine)
+        convoy = self._convoys[beat]
+        link = PlaneLink(order.link, FORMAT_BY_CODE[order.format_code], order.endpoint, convoy,
+                         order.cells_out, self.engine)  # fmt: skip
+        convoy.add(link)
         self.links[order.link] = link
 
     def _on_RemoveLink(self, order: o.RemoveLink) -> None:  # noqa: N802
         link = self.links.pop(order.link)
         self._forget_sessions(link)
-        link.beat.cells -= link.outbox.count
+        link.convoy.remove(link)
         if not link.beat.cells:
-            del self.beats[link.beat.tick_ns]
+            del self.beats[link.beat.tick_ns], self._convoys[link.beat]
 
     def _on_SetSession(self, order: o.SetSession) -> None:  # noqa: N802
         link = self.links[order.link]
@@ -211,7 +214,7 @@ class Plane:
             # An answer goes where the question came from and has its format: maybe not the link's.
             fits = link is not None and len(datagram) == link.format.datagram_len
             if link is not None and fits and order.endpoint in (None, link.endpoint):
-                link.handshakes.append(datagram)
+                link.shake(datagram)
             elif order.endpoint is not None:
                 self.strays.append((datagram, order.endpoint))
 

@@ -79,9 +79,7 @@ class Waiting(Reference):
         if self._complete():
             self._rounds += self._begun is not None
             return super().prepare(beat)
-        for link in self.links.values():
-            link.ready = 0
-            link._next_tick = beat.tick + 1  # put off, not passed over
+        self._convoys[beat].put_off(beat.tick)
         return []
 
 

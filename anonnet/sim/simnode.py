@@ -206,6 +206,6 @@ class SimNode:
         for link in links:
             for index in range(link.ready):
                 self.world.deliver(self.address, link.endpoint.address, bytes(link.outbox.views[index]))
-        self.plane.emitted(beat, links, self.now)
+        self.plane.emitted(beat, self.now)
         self.settle()
         self._at(beat.prepare_at, self._prepare, beat)

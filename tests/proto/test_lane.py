@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anonnet.proto.engine import PYTHON, Engine
-from anonnet.proto.lane import CONTROL_FIRST, MAX_CONTROL, PlaneLink, prepare
+from anonnet.proto.lane import CONTROL_FIRST, MAX_CONTROL, Convoy, PlaneLink
 from anonnet.proto.orders import RATE_UNIT, Endpoint
 from anonnet.proto.pacer import Beat
 from anonnet.proto.queue import SLIP_SPACING
@@ -24,8 +24,9 @@ TICK = 5_000_000
 
 
 def link(engine: Engine, cells: int = 6, session: bool = True) -> PlaneLink:
-    beat = Beat(TICK, 0, bytes)
-    made = PlaneLink(1, NARROW, Endpoint("raw", "10.0.0.2", 0), beat, cells, engine)
+    convoy = Convoy(Beat(TICK, 0, bytes), engine)
+    made = PlaneLink(1, NARROW, Endpoint("raw", "10.0.0.2", 0), convoy, cells, engine)
+    convoy.add(made)
     if session:
         made.set_session(1, 2, KEY, KEY, confirm=False)
     return made
@@ -53,7 +54,7 @@ class Source:
 
 
 def fill(sending: PlaneLink) -> None:
-    prepare([sending], sending.beat.tick, sending._engine)
+    sending.convoy.prepare(sending.beat.tick)
 
 
 def tick(sending: PlaneLink, key: bytes = KEY) -> list[int]:
@@ -110,9 +111,13 @@ def test_without_a_session_only_handshakes(engine: Engine) -> None:
     sending = link(engine, session=False)
     fill(sending)
     assert sending.ready == 0
-    sending.handshakes.extend([bytes(NARROW.datagram_len)] * 8)
+    for _ in range(8):
+        sending.shake(bytes(NARROW.datagram_len))
     fill(sending)
     assert (sending.ready, len(sending.handshakes)) == (6, 2)
+    for left in (2, 0, 0):
+        fill(sending)
+        assert sending.ready == left
 
 
 @given(wishes=st.lists(st.integers(1, 400_000), min_size=1, max_size=12), ticks=st.integers(200, 2000))
@@ -165,7 +170,8 @@ def test_memory_is_bounded(engine: Engine) -> None:
     for index in range(100):
         sending.set_session(index, index, KEY, KEY, confirm=True)
     sending.control.extend([b"frame"] * (3 * MAX_CONTROL))
-    sending.handshakes.extend([bytes(256)] * 1000)
+    for _ in range(1000):
+        sending.shake(bytes(256))
     assert (len(sending.sessions), len(sending.control), len(sending.handshakes)) == (3, MAX_CONTROL, 64)
 
 
@@ -202,3 +208,41 @@ def test_the_queue_of_a_route_that_had_to_wait_needs_no_slip(cells: int, frames:
         for _ in range(slots):
             queue.take(now)
     assert queue.slips == 0
+
+
+def test_what_changes_between_two_ticks_is_in_the_next(engine: Engine) -> None:
+    """Links of one beat of which each is asked only when one of them has changed."""
+    convoy = Convoy(Beat(TICK, 0, bytes), engine)
+
+    def joined(handle: int) -> PlaneLink:
+        made = PlaneLink(handle, NARROW, Endpoint("raw", "10.0.0.2", 0), convoy, 6, engine)
+        convoy.add(made)
+        return made
+
+    def go() -> None:
+        convoy.prepare(convoy.beat.tick)
+        convoy.emitted(*convoy.beat.advance(convoy.beat.deadline))
+
+    def sent() -> list[int]:
+        return [made.stats().cells_sent for made in links]
+
+    links = [joined(1), joined(2)]
+    go()
+    assert sent() == [0, 0]
+    links[0].set_session(1, 2, KEY, KEY, confirm=False)
+    go()
+    go()
+    assert sent() == [12, 0]
+    links[1].set_session(3, 4, KEY, KEY, confirm=False)
+    links[0].shake(b"h" * NARROW.datagram_len)
+    go()
+    assert bytes(links[0].outbox.views[0]) == b"h" * NARROW.datagram_len
+    go()
+    assert bytes(links[0].outbox.views[0][:4]) == word(DatagramType.DATA, 2).to_bytes(4, "big")
+    assert sent() == [24, 12]
+    links[0].drop_session()
+    go()
+    assert (sent(), links[0].ready) == ([24, 18], 0)
+    convoy.remove(links[1])
+    go()
+    assert (sent(), convoy.beat.cells) == ([24, 18], 6)

@@ -31,7 +31,7 @@ class Pair:
         """What the neighbour sends in a tick."""
         (beat,) = self.far.beats.values()
         (link,) = self.far.prepare(beat)
-        self.far.emitted(beat, [link], beat.deadline)
+        self.far.emitted(beat, beat.deadline)
         return [bytes(view) for view in link.outbox.views]
 
     def hear(self, datagrams: list[bytes], source: o.Endpoint, now: int = 0) -> list[o.Report]:

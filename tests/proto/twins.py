@@ -67,7 +67,7 @@ class Twins:
             links = plane.prepare(beat)
             self.now = beat.deadline + late
             sent.append([(k.handle, [bytes(v) for v in k.outbox.views[: k.ready]]) for k in links])
-            plane.emitted(beat, links, self.now)
+            plane.emitted(beat, self.now)
         assert sent[0] == sent[1]
         return dict(sent[0])
 
