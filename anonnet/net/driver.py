@@ -15,11 +15,11 @@ import select
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from anonnet.net.mmsg import BATCH, Departure, Receiver, Sender, send_one
 from anonnet.net.tunfile import TunFile
-from anonnet.proto.lane import PlaneLink
+from anonnet.proto.lane import Convoy, PlaneLink
 from anonnet.proto.orders import AttachTun, DetachTun, Order, Report, Stop
 from anonnet.proto.pacer import LEAD_BASE_NS, Beat
 from anonnet.proto.plane import Plane
@@ -46,6 +46,14 @@ class Orders(Protocol):
         """Let control close a descriptor that it gave us."""
 
 
+class _Addressed(NamedTuple):
+    """Where the datagrams of a convoy go, as long as its links have not been asked again."""
+
+    convoy: Convoy
+    asked: int
+    senders: dict[PlaneLink, Sender]
+
+
 class Driver:
     """One data plane process's loop. `clock` is monotonic nanoseconds."""
 
@@ -57,6 +65,8 @@ class Driver:
         self._clock = clock
         self._receivers = {s.fileno(): Receiver(s, transport) for (transport, _), s in sockets.items()}
         self._senders: dict[int, Sender] = {}
+        self._addressed: dict[int, _Addressed] = {}  # by length of tick
+        self._failing = False  # whether any link's last emission was not complete
         self._tuns: dict[str, TunFile] = {}
         self._roles: dict[int, str] = {}
         self._waiting: list[tuple[Beat, list[PlaneLink], Departure]] = []  # sealed, not yet due
@@ -102,7 +112,19 @@ class Driver:
 
     def _address(self, links: list[PlaneLink]) -> Departure:
         """What is to leave over these links, in their order; ready before its moment."""
-        senders = []
+        if not links:
+            return Departure(())
+        convoy = links[0].convoy
+        known = self._addressed.get(convoy.beat.tick_ns)
+        if known is None or known.convoy is not convoy or known.asked != convoy.asked:
+            known = _Addressed(convoy, convoy.asked, self._senders_of(links))
+            self._addressed[convoy.beat.tick_ns] = known
+        senders = known.senders
+        return Departure([senders[link] for link in links if link in senders])
+
+    def _senders_of(self, links: list[PlaneLink]) -> dict[PlaneLink, Sender]:
+        """Where each link's datagrams go, and how many; not those for which there is no socket."""
+        senders = {}
         for link in links:
             sender = self._senders.get(link.handle)
             if sender is None or sender.endpoint is not link.endpoint:
@@ -112,18 +134,13 @@ class Driver:
                 sender = self._senders[link.handle] = Sender(sock, link.endpoint, link.outbox)
             if sender.ready != link.ready:
                 sender.lay_out(link.ready)
-            senders.append(sender)
-        return Departure(senders)
+            senders[link] = sender
+        return senders
 
     def _emit(self, beat: Beat, links: list[PlaneLink], departure: Departure) -> None:
         failed = departure.send()
-        for link in links:
-            if link.ready:
-                link.send_error = 0
-        for sender, number in failed:
-            for link in links:
-                if self._senders.get(link.handle) is sender:
-                    link.send_error = number
+        if failed or self._failing:
+            self._note(links, failed)
         self._plane.emitted(beat, self._clock())
         strays = self._plane.strays
         while strays:
@@ -133,6 +150,17 @@ class Driver:
                 send_one(sock, datagram, endpoint)
         if self._plane.reports:
             self._report()
+
+    def _note(self, links: list[PlaneLink], failed: list[tuple[Sender, int]]) -> None:
+        """See which of the links that were to send could not, and which can again."""
+        for link in links:
+            if link.ready:
+                link.send_error = 0
+        for sender, number in failed:
+            for link in links:
+                if self._senders.get(link.handle) is sender:
+                    link.send_error = number
+        self._failing = any(link.send_error for link in self._plane.links.values())
 
     def _catch_up(self, until: int) -> None:
         """Take in all that has come, while there is time: it may go out with the batch about to be sealed."""

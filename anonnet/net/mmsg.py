@@ -169,7 +169,10 @@ class Departure:
 
     def __init__(self, senders: Sequence[Sender]) -> None:
         self._senders = senders  # they have the memory that the headers point to
-        self._calls = [_Call(fd, list(group)) for fd, group in groupby(senders, key=attrgetter("fd"))]
+        if len({sender.fd for sender in senders}) == 1:  # as at most nodes
+            self._calls = [_Call(senders[0].fd, senders)]
+        else:
+            self._calls = [_Call(fd, list(group)) for fd, group in groupby(senders, key=attrgetter("fd"))]
 
     def send(self) -> list[tuple[Sender, int]]:
         """Send all; return whose datagrams would not go, from some on, and the errno of the first."""
@@ -182,7 +185,7 @@ class Departure:
 class _Call:
     """Messages of one socket."""
 
-    def __init__(self, fd: int, senders: list[Sender]) -> None:
+    def __init__(self, fd: int, senders: Sequence[Sender]) -> None:
         self._fd = fd
         self._senders = senders
         self._headers = bytearray().join([sender.messages for sender in senders])

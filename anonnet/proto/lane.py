@@ -32,6 +32,7 @@ class Convoy:
     def __init__(self, beat: Beat, engine: Engine) -> None:
         self.beat = beat
         self.links: list[PlaneLink] = []
+        self.asked = 0  # times; as long as it stays, each of them sends as much, to the same place
         self._engine = engine
         self._next_tick = 0
         self._stirred = False
@@ -62,6 +63,7 @@ class Convoy:
         if self._stirred or passed > 0:
             self.count()
             self._stirred = False
+            self.asked += 1
             self._fillers = [link.filler for link in self.links if link.begin(passed)]
         self._engine.fill(self._fillers, tick)
 
@@ -139,6 +141,7 @@ class PlaneLink:
 
     def move(self, endpoint: Endpoint) -> None:
         """Send there from now on, until it is heard from elsewhere."""
+        self.convoy.stir()
         self.endpoint = endpoint
         for session in self.sessions.values():
             session.forget_source()

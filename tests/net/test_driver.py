@@ -210,3 +210,44 @@ def test_a_link_that_cannot_send_says_why(bench: Bench, address: str, error: int
     bench.plane.obey(o.SendHandshake(1, [bytes(NARROW.datagram_len)]))
     bench.run(40)
     assert bench.plane.links[1].stats().send_error == error
+
+
+def test_what_leaves_follows_what_becomes_of_a_link(bench: Bench) -> None:
+    """Where it goes and how much is not asked in each tick, but noticed when it changes."""
+    plane, driver = bench.plane, bench.driver
+
+    def tick() -> list[int]:
+        (beat,) = plane.beats.values()
+        links = plane.prepare(beat)
+        driver._emit(beat, links, driver._address(links))
+        counts = []
+        for wire in (here, there):
+            counts.append(0)
+            while select.select([wire], (), (), 0)[0]:
+                wire.recv(2048)
+                counts[-1] += 1
+        return counts
+
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as there,
+    ):
+        for wire in (here, there):
+            wire.bind(("127.0.0.1", 0))
+        old, new = (o.Endpoint("udp", "127.0.0.1", wire.getsockname()[1]) for wire in (here, there))
+        plane.obey(o.AddLink(1, NARROW.code, old, TICK, 3, 3))
+        assert tick() == [0, 0]
+        plane.obey(o.SendHandshake(1, [bytes(NARROW.datagram_len)] * 2))
+        assert [tick() for _ in range(3)] == [[2, 0], [0, 0], [0, 0]]
+        plane.obey(o.SetSession(1, 1, 2, bytes(32), bytes(32), confirm=False))
+        assert [tick() for _ in range(3)] == [[3, 0]] * 3
+        plane.obey(o.AddLink(2, NARROW.code, new, TICK, 1, 1))
+        plane.obey(o.SetSession(2, 3, 4, bytes(32), bytes(32), confirm=False))
+        assert [tick() for _ in range(3)] == [[3, 1]] * 3
+        plane.links[1].move(new)
+        assert [tick() for _ in range(3)] == [[0, 4]] * 3
+        plane.obey(o.RemoveLink(2))
+        assert [tick() for _ in range(3)] == [[0, 3]] * 3
+        plane.obey(o.DropSession(1))
+        assert [tick() for _ in range(3)] == [[0, 0]] * 3
+        assert plane.links[1].stats().cells_sent == 3 * 12

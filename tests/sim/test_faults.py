@@ -89,6 +89,7 @@ def test_it_finds_a_wire_that_shows_what_it_carries(monkeypatch: pytest.MonkeyPa
     def eager(self: Plane, beat: Beat) -> list[PlaneLink]:
         links = honest(self, beat)
         for outgoing in links:
+            outgoing.convoy.stir()
             outgoing.ready -= bool(self._circuits) and beat.tick % 64 == 0
         return links
 

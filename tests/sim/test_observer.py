@@ -75,6 +75,7 @@ class Eager(Plane):
     def prepare(self, beat: Beat) -> list[PlaneLink]:
         links = super().prepare(beat)
         for outgoing in links:
+            outgoing.convoy.stir()
             outgoing.ready -= bool(self._callers.circuits) and beat.tick % 4 == 0
         return links
 
