@@ -1,6 +1,6 @@
 # sudo make lab     a network of real nodes on this machine, shown working, then removed
 # sudo make test    every check and every test, those that need root too
-# sudo make bench   what AnonNet costs and how fast it is: tables, build/bench.json, build/plots (40
+# sudo make bench   what AnonNet costs and how fast it is: tables, build/bench.json, build/plots (50
 #                   minutes; one group of it: make bench BENCH=micro)
 # make check        ruff, mypy --strict, import-linter
 # sudo make install     command, units and user on this host; PREFIX (/usr/local), OPT (/opt/anonnet), DESTDIR

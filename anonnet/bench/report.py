@@ -6,6 +6,7 @@ import os
 import platform
 import statistics
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -57,6 +58,7 @@ RUNS_OF_EMISSION: Final = 20
 TICKS_OF_EMISSION: Final = 10_000
 SLOW: Final = 1_000_000  # bit/s: below, a chain is only pinged, and loaded one way
 RATE: Final = "t3"  # at which most limits are judged
+CONGESTION: Final = Path("/proc/sys/net/ipv4/tcp_congestion_control")  # what goodput depends on, too
 
 
 class Micro(msgspec.Struct):
@@ -115,6 +117,7 @@ def measure(
     host: dict[str, str | int | float] = {
         "python": platform.python_version(), "kernel": platform.release(), "machine": platform.machine(),
         "cpus": os.cpu_count() or 0, "engine": choose().name, "load": os.getloadavg()[0],
+        "tcp": CONGESTION.read_text().strip(),
     }  # fmt: skip
     report = Report(SCHEMA, host)
     ticks, seconds = (100, 1.0) if quick else (1000, 5.0)

@@ -25,7 +25,7 @@ def tables(report: Report) -> Iterator[Table]:
     if report.node:
         yield from _node(report.node)
     if report.lab:
-        yield from _lab(report.lab)
+        yield from _lab(report.lab, str(report.host.get("tcp", "")))
     if report.proxy:
         yield _proxy(report.proxy)
     if report.scaling:
@@ -93,8 +93,8 @@ def _shares(relays: list[Relay]) -> Table:
     return table
 
 
-def _lab(measured: list[Measured]) -> Iterator[Table]:
-    table = Table(title="lab: caller - r1 - r2 - x1")
+def _lab(measured: list[Measured], congestion: str) -> Iterator[Table]:
+    table = Table(title=f"lab: caller - r1 - r2 - x1; TCP: {congestion}")
     table.add_column(no_wrap=True)
     for one in measured:
         table.add_column(one.name)
