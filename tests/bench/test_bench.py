@@ -192,7 +192,7 @@ def encipher() -> None:
 def test_samples_tell_whose_time_it_is(work: Callable[[], None], name: str) -> None:
     pid = fork(work)
     try:
-        with closing(a_sampler(pid)) as sampler:
+        with closing(Sampler(pid)) as sampler:
             enough = cpu_ns(pid) + 1000 * PERIOD_NS
             until(lambda: cpu_ns(pid) > enough, 60, "CPU time")
             shares = sampler.shares()
@@ -206,13 +206,6 @@ def test_samples_tell_whose_time_it_is(work: Callable[[], None], name: str) -> N
     assert getattr(shares, name) > 0.6
     assert shares.kernel + shares.ciphers + shares.own == pytest.approx(1)
     assert shares.samples > 500
-
-
-def a_sampler(pid: int) -> Sampler:
-    try:
-        return Sampler(pid)
-    except OperatorError as error:
-        pytest.skip(f"not on this machine: {error}")
 
 
 def test_who_may_not_be_sampled_is_an_error_to_act_on() -> None:
