@@ -43,9 +43,8 @@ def run(config: Config, suite: Suite, engine: Engine, threads: int,
     for fmt in FORMATS.values():
         capacity.measure(suite, engine, fmt)  # the rehearsal
     become(user, keep_lock=config.data_plane.lock_memory)
-    had = engine.threads(
-        threads
-    )  # they inherit all this; before there is any key, so that each has its own copy
+    # They inherit all this; and before there is any key, so that each has its own copy.
+    had = engine.threads(threads)
     if had < threads:
         log.warning("only %d of %d threads can be had", had, threads)
     with contextlib.suppress(ConnectionError):
