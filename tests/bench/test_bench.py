@@ -188,7 +188,7 @@ def encipher() -> None:
 
 
 def counts_nothing_anew(sampler: Sampler) -> bool:
-    """Whether none of the samples so far is counted; who is told of a stop may be ahead of its last sample."""
+    """Whether none of the samples is counted: who is told of a stop may be ahead of its last sample."""
     sampler.begin_anew()
     try:
         sampler.shares()
