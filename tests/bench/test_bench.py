@@ -9,39 +9,26 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from anonnet import native
-from anonnet.bench import (
-    chain,
-    emission,
-    footprint,
-    memory,
-    mesh,
-    parts,
-    plots,
-    relay,
-    report,
-    scaling,
-    sockets,
-    verdicts,
-)
+from anonnet.bench import chain, footprint, mesh, parts, plots, relay, report, scaling, sockets
 from anonnet.bench.children import burn, cpu_ns, end_all, fork
 from anonnet.bench.parts import CELLS, Chain, Parts
-from anonnet.bench.report import Micro, Node, Relay, Report
-from anonnet.bench.sampled import PERIOD_NS, Sampler, Shares
+from anonnet.bench.report import Node, Report
+from anonnet.bench.sampled import PERIOD_NS, Sampler
 from anonnet.cli import main
 from anonnet.errors import OperatorError
 from anonnet.lab.place import CALLER
 from anonnet.lab.topology import Role
 from anonnet.proto.profile import Schedule, parse_profile
 from anonnet.spec import FORMATS, NARROW, WIDE, Format
+from tests.bench.records import a_path, a_relay
 from tests.lab.live import until
 
 
@@ -98,82 +85,6 @@ def test_the_cost_by_hand_is_positive_and_grows_with_routes() -> None:
     assert 0 < scaling.cost(1, 1, 5) < scaling.cost(1, 500, 5) * 2
 
 
-def a_relay(transport: str, cost: float, rate: str = "t3") -> Relay:
-    run = relay.Forwarded(1, 0, 1.0, 0.0, 0.0, 0.0, 0.0, 0)
-    return Relay(rate, transport, 0, 1, 1, cost, 1e6 / cost, [run])
-
-
-IDLE = chain.Echoes(10, 0, 12.0, 12.0, 13.0)
-
-
-def a_flow(**other: Any) -> chain.Flow:
-    """A flow in which all is well; `other` replaces fields of it."""
-    good = chain.Flow(
-        mbit=(260.0,), share=0.9, resent=0, echoes=IDLE, key_ms=12.0, core={}, cpu_s_per_gb_padded=30.0,
-        cpu_s_per_gb_carried=60.0, skipped={"r1": 0, "r2": 0}, late={}, stalls_ms=[], stalls_excuse=0,
-    )  # fmt: skip
-    return replace(good, **other)
-
-
-def a_path(rate: str, transport: str = "raw", **other: Any) -> chain.Measured:
-    """A chain at which all is well; `other` replaces fields of it, or of its flow."""
-    names = {field.name for field in fields(chain.Flow)}
-    flow = a_flow(**{name: value for name, value in other.items() if name in names})
-    good = chain.Measured(
-        rate=rate, transport=transport, hops=3, delay_ms=0, wire_mbit=parse_profile(rate).rate_in / 1e6,
-        tick_ms=2.0, cells_per_tick=20, load=0.0, plain=None, up_s=1.0, circuit_ms=180.0, first_byte_s=1.5,
-        setup_ms=[], idle=IDLE, key_ms=12.0, get_ms=30.0, get_by_name_ms=50.0, flows={"down": flow},
-        memory={},
-    )  # fmt: skip
-    return replace(good, **{name: value for name, value in other.items() if name not in names})
-
-
-def judged(**groups: Any) -> list[str]:
-    return list(verdicts.verdicts(Report(report.SCHEMA, {}, **groups)))
-
-
-def missed(**groups: Any) -> list[str]:
-    """What misses its target, without the word that says so."""
-    return [line.split(maxsplit=1)[1] for line in judged(**groups) if line.startswith(verdicts.MISSED)]
-
-
-def test_no_verdict_about_what_was_not_measured() -> None:
-    assert judged() == []
-
-
-@pytest.mark.parametrize(
-    ("transport", "cost", "rest"),
-    [("raw", 11.9, []), ("udp", 6.9, []), ("raw", 12.4, ["relay, raw: 12.4 us"])],
-)
-def test_verdicts_on_a_relay(transport: str, cost: float, rest: list[str]) -> None:
-    found = missed(node=Node([a_relay(transport, cost)], {}, {}))
-    assert [line[: len(text)] for line, text in zip(found, rest, strict=True)] == rest
-
-
-def test_a_relay_is_judged_by_what_it_switches_at_its_best() -> None:
-    slow, fast = a_relay("udp", 9.0), a_relay("udp", 7.0, "250m")
-    assert len(missed(node=Node([slow], {}, {}))) == 2
-    assert len(missed(node=Node([slow, fast], {}, {}))) == 1
-
-
-def test_own_part_of_a_cell_is_what_neither_kernel_nor_ciphers_take() -> None:
-    part = Parts(seal=0.5, open=0.5, encipher=1.0, decipher=1.0, switch=4.0, kept_blocks=0, peak_kib=1)
-    kernel = {"raw": sockets.SocketCost(1.0, 0.5)}
-    micro = Micro({"wide": part}, {"wide": kernel})
-    (hot,) = missed(micro=micro)
-    assert "4.00 us (at most 3.50)" in hot
-    node = Node([a_relay("raw", 9.0)], {}, {})
-    assert len(missed(node=node)) == 0, "nothing is said of whose what is that was not sampled"
-    (run,) = node.relays[0].runs
-    node.relays[0].sampled = replace(run, cpu_us=10.0, shares=Shares(0.2, 0.3, 0.5, 1000))
-    (_, real) = missed(micro=micro, node=node)
-    assert "by hot figures 5.5 and 3.5: 5.0 us a cell (at most 4.0)" in real
-    (real,) = missed(node=node)
-    assert "hot" not in real
-    node.relays[0].sampled = replace(run, cpu_us=10.0, shares=Shares(0.3, 0.3, 0.4, 1000))
-    assert missed(node=node) == []
-
-
 def read_nothing() -> None:
     with open("/dev/zero", "rb", buffering=0) as zeros:
         memory = bytearray(2**20)
@@ -221,80 +132,6 @@ def test_who_may_not_be_sampled_is_an_error_to_act_on() -> None:
         Sampler(-2)
 
 
-def test_verdicts_on_an_idle_nodes_memory_leave_the_keeper_out() -> None:
-    def node(mib: float) -> Node:
-        sizes = {"keeper": 500.0, "control": 30.0, "data plane": mib}
-        return Node([], {}, {name: memory.ProcessMemory(size, 1.0) for name, size in sizes.items()})
-
-    assert missed(node=node(27.0)) == []  # 59.8 MB
-    assert "73.4 MB" in missed(node=node(40.0))[0]
-
-
-@pytest.mark.parametrize(
-    ("path", "words"),
-    [
-        (a_path("t3"), []),
-        (a_path("t3", circuit_ms=190.0), ["a circuit"]),
-        (a_path("t3", first_byte_s=2.1), ["first byte"]),
-        (a_path("modem", first_byte_s=9.0), []),
-        (a_path("t3", tick_ms=1.0), ["8 ticks"]),
-        (a_path("100m", get_ms=48.0), ["small page"]),
-        (a_path("t3", get_ms=48.0), []),
-        (a_path("250m", "udp"), []),
-        (a_path("250m", "udp", skipped={"r1": 0, "r2": 3}), ["ticks skipped by one node"]),
-        (a_path("150m", share=0.84), ["goodput"]),
-        (a_path("250m", "udp", mbit=(140.0,)), ["goodput of a single circuit"]),
-        (a_path("150m", cpu_s_per_gb_padded=41.0), ["CPU"]),
-        (a_path("t3", delay_ms=20), []),
-        (a_path("t3", delay_ms=20, share=0.79), ["goodput down"]),
-        (a_path("t3", share=0.79), []),
-        (a_path("t3", echoes=chain.Echoes(9, 0, 25.0, 25.0, 26.0)), ["echo beside"]),
-    ],
-)  # fmt: skip
-def test_verdicts_on_a_chain(path: chain.Measured, words: list[str]) -> None:
-    found = missed(lab=[path])
-    assert len(found) == len(words), found
-    for line, word in zip(found, words, strict=True):
-        assert word in line
-
-
-def test_of_several_chains_the_best_circuit_counts() -> None:
-    assert missed(lab=[a_path("150m", mbit=(130.0,)), a_path("250m", "udp", mbit=(210.0,))]) == []
-
-
-def test_both_ways_at_once_the_lesser_counts() -> None:
-    paths = [replace(a_path("380m", "udp"), flows={"both": a_flow(mbit=(310.0, n))}) for n in (290.0, 302.0)]
-    assert missed(lab=paths) == []
-    (line,) = missed(lab=paths[:1])
-    assert "both ways at once (stretch): 290.0 Mbit/s each way" in line
-
-
-def test_verdicts_on_growth() -> None:
-    costs = [scaling.Cost(1, 1, 2.0), scaling.Cost(1, 64, 2.0), scaling.Cost(1, 500, 2.2)]
-    costs += [scaling.Cost(64, 64, 2.4), scaling.Cost(64, 500, 2.5)]
-    (line,) = missed(scaling=scaling.Scaling(costs, []))
-    assert "1 to 64 links with 64 routes, times: 1.20" in line
-    assert missed(footprint=footprint.Footprint(7_900, 190_000)) == []
-    assert len(missed(footprint=footprint.Footprint(8_100, 210_000))) == 2
-
-
-def test_whole_relays_are_judged_by_load_and_transport() -> None:
-    def whole(links: int, routes: int, us: float, transport: str, load: str, **rest: Any) -> scaling.Whole:
-        return scaling.Whole(links, routes, us, transport, "2m", load, **rest)
-
-    relays = [
-        whole(1, 64, 5.0, "raw", scaling.LIGHT), whole(64, 64, 5.5, "raw", scaling.LIGHT),
-        whole(1, 64, 4.0, "udp", scaling.LIGHT), whole(64, 64, 5.0, "udp", scaling.LIGHT),
-        whole(1, 64, 4.0, "udp", scaling.LOADED), whole(64, 64, 4.1, "udp", scaling.LOADED),
-        whole(1, 1, 20.0, "raw", scaling.ADDED), whole(64, 64, 5.0, "raw", scaling.ADDED),
-    ]  # fmt: skip
-    (line,) = missed(scaling=scaling.Scaling([], [], relays))
-    assert "whole relay, lightly loaded, udp, 1 to 64 links with 64 routes, times: 1.25" in line
-    overloaded = whole(1, 500, 3.0, "udp", scaling.LOADED, missed=0.06)
-    (line, _) = missed(scaling=scaling.Scaling([], [], [*relays, overloaded]))
-    assert "whole relay, loaded, udp: cells lost, at worst: 6.0%" in line
-
-
 @pytest.mark.parametrize(("nodes", "links", "neighbours"), [(3, 3, 2), (6, 12, 4), (12, 24, 4)])
 def test_a_mesh_gives_each_node_as_many_neighbours(nodes: int, links: int, neighbours: int) -> None:
     topology = mesh.lay_out(nodes, "10m")
@@ -302,13 +139,6 @@ def test_a_mesh_gives_each_node_as_many_neighbours(nodes: int, links: int, neigh
     assert {len(set(topology.neighbours(host.name))) for host in topology.nodes} == {neighbours}
     roles = [host.role for host in topology.nodes]
     assert roles.count(Role.CALLER) == roles.count(Role.EXIT) == nodes // 3
-
-
-@pytest.mark.parametrize(("std", "found", "number"), [(90.0, False, 0), (110.0, False, 1), (90.0, True, 1)])
-def test_verdicts_on_emission(std: float, found: bool, number: int) -> None:
-    run = emission.Run(10_000, 0.5, 0.5, 80.0, std, 0.0, 0.0)
-    record = emission.Emission("20m:1ms", 1.0, [run], found, False, [], [])
-    assert len(missed(emission=record)) == number
 
 
 @pytest.mark.usefixtures("fast")
