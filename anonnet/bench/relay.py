@@ -95,31 +95,17 @@ class _Gate:
         return self._opened.value
 
 
-class _Clock:
-    """Time since the gate was opened; remembers its last two readings: at an emission's start and end."""
-
-    def __init__(self, opened: int) -> None:
-        self.start = self.end = 0
-        self._opened = opened
-
-    def __call__(self) -> int:
-        self.start, self.end = self.end, time.monotonic_ns() - self._opened
-        return self.end
-
-
 class _Watched(Plane):
     """A plane that notes how late each emission began, and says so beside its statistics."""
-
-    clock: _Clock
 
     def __init__(self, now: int, random: Callable[[int], bytes]) -> None:
         super().__init__(now, random)
         self.lateness: list[int] = []  # ns
 
-    def emitted(self, beat: Beat, now: int) -> None:
-        """Note the start of this emission: `now` is its end."""
-        self.lateness.append(self.clock.start - beat.deadline)
-        super().emitted(beat, now)
+    def emitted(self, beat: Beat, began: int, took: int = 0) -> None:
+        """Note when this emission began."""
+        self.lateness.append(began - beat.deadline)
+        super().emitted(beat, began, took)
 
     def _stats(self, now: int) -> o.Stats:
         text = json.dumps(self.lateness)  # the one report with room for it
@@ -261,10 +247,8 @@ def _open(space: str, endpoint: o.Endpoint) -> Sockets:
 def _drive(plane: Plane, sockets: Sockets, end: socket.socket, gate: _Gate) -> None:
     settings = DataPlaneSection()
     cling(settings.realtime_priority, settings.lock_memory)
-    clock = _Clock(gate.wait())
-    if isinstance(plane, _Watched):
-        plane.clock = clock
-    Driver(plane, sockets, pipe.OrderPipe(end), clock).run()
+    opened = gate.wait()
+    Driver(plane, sockets, pipe.OrderPipe(end), lambda: time.monotonic_ns() - opened).run()
 
 
 def _watch(reports: pipe.ReportPipe, pid: int, seconds: float, sampler: Sampler | None) -> Forwarded:

@@ -138,10 +138,11 @@ class Driver:
         return senders
 
     def _emit(self, beat: Beat, links: list[PlaneLink], departure: Departure) -> None:
+        began = self._clock()
         failed = departure.send()
         if failed or self._failing:
             self._note(links, failed)
-        self._plane.emitted(beat, self._clock())
+        self._plane.emitted(beat, began, self._clock() - began)
         strays = self._plane.strays
         while strays:
             datagram, endpoint = strays.pop()

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-LATE_NS: Final = 1_000_000  # later than this counts as late
+LATE_NS: Final = 1_000_000  # what begins to go out later than this counts as late
 LEAD_BASE_NS: Final = 400_000  # taking in and sealing start this long before the deadline ...
 LEAD_CELL_NS: Final = 10_000  # ... plus this, or the engine's, for each cell that the beat sends; never
 # measured, so that the moment of sealing says nothing of how busy the node is
@@ -45,10 +45,13 @@ class Beat:
         lead = LEAD_BASE_NS + self._lead_cell_ns * self.cells
         return self.deadline - min(lead, self.tick_ns // 2)
 
-    def advance(self, now: int) -> tuple[bool, int]:
-        """The batch went out at `now`: return whether it was late and how many ticks are skipped."""
-        late = now - self.deadline > LATE_NS
-        skipped = max(0, (now - self._base) // self.tick_ns)
+    def advance(self, began: int, took: int = 0) -> tuple[bool, int]:
+        """The batch went out, and took so long (ns): return whether it was late, how many ticks are skipped.
+
+        What it takes is no lateness: 500 cells take a millisecond on raw sockets, in each tick.
+        """
+        late = began - self.deadline > LATE_NS
+        skipped = max(0, (began + took - self._base) // self.tick_ns)
         self._base += (skipped + 1) * self.tick_ns
         self.tick += skipped + 1
         self.deadline = self._base + int.from_bytes(self._random(4), "big") % self._spread

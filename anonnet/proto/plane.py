@@ -109,9 +109,10 @@ class Plane:
         order = list(self._schedule_random(len(due)))  # asked for an item, a list answers sooner than bytes
         return [due[index] for index in sorted(range(len(due)), key=order.__getitem__)]
 
-    def emitted(self, beat: Beat, now: int) -> None:
-        """The beat's outboxes went out at `now`."""
-        late, skipped = beat.advance(now)
+    def emitted(self, beat: Beat, began: int, took: int = 0) -> None:
+        """The beat's outboxes went out, which took so long (ns)."""
+        now = began + took
+        late, skipped = beat.advance(began, took)
         convoy = self._convoys.get(beat)
         if convoy is not None:
             convoy.emitted(late, skipped)

@@ -136,9 +136,10 @@ def test_the_last_moments_before_a_deadline_are_not_slept_through(
     """Else when a batch leaves says how long the host took to wake up."""
     emitted: list[int] = []
 
-    def advance(beat: Beat, now: int) -> tuple[bool, int]:
-        emitted.append(now - beat.deadline)
-        return genuine(beat, now)
+    def advance(beat: Beat, began: int, took: int = 0) -> tuple[bool, int]:
+        emitted.append(began + took - beat.deadline)
+        assert took > 0
+        return genuine(beat, began, took)
 
     genuine = Beat.advance
     monkeypatch.setattr(Beat, "advance", advance)

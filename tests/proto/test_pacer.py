@@ -43,6 +43,12 @@ def test_deadlines_stay_on_the_grid_however_late_one_is(delays: list[int]) -> No
         assert pacer.tick == emitted + skips == (pacer.deadline - origin) // TICK
 
 
+def test_what_an_emission_takes_is_no_lateness_but_may_take_the_next_ones_turn() -> None:
+    pacer = beat()
+    assert pacer.advance(pacer.deadline + LATE_NS, took=TICK // 2) == (False, 0)
+    assert pacer.advance(pacer.deadline + LATE_NS + 1, took=TICK) == (True, 1)
+
+
 def test_fixed_deadlines_are_dithered_by_draws_that_fill_a_third_of_a_millisecond() -> None:
     """And by no more than the 100 us of standard deviation that emission may have in all."""
     pacer = beat()
