@@ -46,10 +46,10 @@ RELAYS: Final = (  # rate, transport, processes that only burn time (for each co
 BARE: Final = (("100m", "raw"), ("100m", "udp"))
 CHAINS: Final = (  # rate, transport, delay of each link in ms
     ("28.8k", "raw", 0), ("modem", "raw", 0), ("t1", "raw", 0), ("t3", "raw", 0), ("t3", "raw", 20),
-    ("100m", "raw", 0), ("100m:1ms", "raw", 0), ("150m:6ms", "raw", 0), ("250m:8ms", "udp", 0),
-    ("380m:5ms", "udp", 0),
+    ("100m", "raw", 0), ("100m:1ms", "raw", 0), ("150m:6ms", "raw", 0), ("150m:14ms", "raw", 0),
+    ("250m:8ms", "udp", 0), ("250m:12ms", "udp", 0), ("380m:5ms", "udp", 0),
 )  # fmt: skip
-HELD: Final = ("150m:6ms", "250m:8ms")  # for a minute each way: these are not to skip a tick
+HELD: Final = ("150m:14ms", "250m:12ms")  # for a minute each way: these are not to skip a tick
 QUICK_CHAINS: Final = (("10m", "raw", 0),)
 PROXY: Final = ("100m", "raw", 10.0, 3)  # rate, transport, seconds of a download, how many
 QUICK_PROXY: Final = ("10m", "raw", 1.0, 1)
