@@ -24,7 +24,7 @@ from anonnet.tun.firewall import LinkEndpoint
 from anonnet.tun.host import UpSettings, host_state
 from anonnet.tun.routing import rules_in_place
 from anonnet.tun.socks.plan import listening
-from anonnet.tun.upplan import saved_settings
+from anonnet.tun.upplan import saved_settings, whole
 from anonnet.wire.descriptor import Address, Transport
 
 _NAMES: Final[dict[Transport, TransportName]] = {Transport.RAW: "raw", Transport.UDP: "udp"}
@@ -76,10 +76,14 @@ def _outside(settings: UpSettings) -> Iterator[str]:
 
 
 def in_place(config: Config) -> tuple[bool, bool]:
-    """Return whether our firewall stands, and whether with it the device and the rules that lead there do."""
+    """Return whether our firewall stands, and whether with it the device and the rules that lead there do.
+
+    These not before the `up` that makes them has proved that packets pass: it may fail yet, or be killed.
+    """
     if os.geteuid() == 0:
         host = host_state(up_settings(config, []))
-        return host.firewall, host.firewall and host.tun and host.rules
+        stands = host.firewall and host.tun and host.rules
+        return host.firewall, stands and whole(config.node.run_dir)
     rules = rules_in_place()  # only root may list a firewall; ours stands wherever our rules do
     return rules, rules and device_exists(config.caller.tun)
 

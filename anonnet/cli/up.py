@@ -125,12 +125,12 @@ def up(
             host.apply(Phase.DNS)
             steps.did("dns", "asked through the circuit")
             _check(config, steps, deadline)
+            host.keep()
         except BaseException:
             steps.did("failed", "undoing all of it")
             with contextlib.suppress(OperatorError):
                 client.call(api.Down(), api.Status)  # before the device goes
             raise
-        host.keep()
     steps.did("up", "all of this host's traffic goes through the network")
 
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final
 
+import msgspec
+
 from anonnet.errors import OperatorError
 from anonnet.tun import commands, firewall, lockdown, routing, warden
 from anonnet.tun.apply import Echo, Session, perform, quiet
@@ -92,13 +94,14 @@ class HostSession:
         assert self._session is not None
         facts = gather_facts(self._settings)
         if phase is Phase.FIREWALL:
-            self._settings.save()
+            msgspec.structs.replace(self._settings, whole=False).save()
         self._session.apply(step for step in plan_up(self._settings, facts) if step.phase is phase)
         if phase is Phase.FIREWALL and self._watched:
             warden.restart(self._settings.run_dir)
 
     def keep(self) -> None:
         """Leave everything in place when the session ends; `down` undoes it from the journal."""
+        self._settings.save()
         self._kept = True
 
     def __exit__(

@@ -38,7 +38,7 @@ class UpSettings(msgspec.Struct, frozen=True, kw_only=True):
     users whose programs do; `programs`: the cgroup of those that `anonnet-tun exclude` starts, "" until then.
     `forward`: devices behind which are hosts of our own, who get into the tunnel too (`firewall.Wall`).
     `users`: circuits isolate by user, so the data plane must know whose packets it reads; `socks`: id of the
-    user as whom the SOCKS proxy runs.
+    user as whom the SOCKS proxy runs. `whole`: the `up` that was told so has done all of it.
     """
 
     tun: str = "anonnet0"
@@ -51,6 +51,7 @@ class UpSettings(msgspec.Struct, frozen=True, kw_only=True):
     forward: tuple[str, ...] = ()
     users: bool = False
     socks: int | None = None
+    whole: bool = True
     run_dir: Path = Path("/run/anonnet")
     state_dir: Path = Path("/var/lib/anonnet")
     resolv_conf: Path = dns.RESOLV_CONF
@@ -87,6 +88,12 @@ def saved_settings(run_dir: Path) -> UpSettings | None:
     except (OSError, msgspec.DecodeError) as error:
         hint = "`anonnet-tun down` and `up` write it anew"
         raise OperatorError(f"cannot read {run_dir / _SETTINGS}: {error}", hint) from error
+
+
+def whole(run_dir: Path) -> bool:
+    """Return whether the last `up` has done all of it: none is under way, and none was killed half-way."""
+    settings = saved_settings(run_dir)
+    return settings is None or settings.whole
 
 
 @dataclass(frozen=True, slots=True)

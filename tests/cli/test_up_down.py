@@ -74,6 +74,25 @@ def test_an_interrupted_up_leaves_no_trace(host: Host, number: signal.Signals) -
     assert host.snapshot() == before
 
 
+def test_nobody_is_told_up_before_packets_have_passed(host: Host) -> None:
+    """Who waits would else go on before names are answered, and a killed `up` would pass for one."""
+    before = host.snapshot()
+    host.start_daemon("deaf")
+    command = host.command("-m", "anonnet.cli", "up")
+    with subprocess.Popen(command, env=host.environment, stdout=subprocess.PIPE, text=True) as up:
+        try:
+            assert up.stdout is not None
+            assert any(line.startswith("check") for line in up.stdout), "it has come to its last step"
+            assert host.state() == (3, "connecting")
+            waited = host.anonnet("wait", "--timeout", "0")
+            assert (waited.returncode, waited.stderr.count("connecting")) == (1, 1)
+        finally:
+            up.kill()
+    assert host.state() == (3, "connecting")
+    assert host.anonnet("down").returncode == 0
+    assert host.snapshot() == before
+
+
 def test_a_dead_daemon_blocks_until_down(host: Host) -> None:
     before = host.snapshot()
     host.start_daemon()
