@@ -83,6 +83,7 @@ def test_always_as_many_datagrams_whatever_there_is(engine: Engine) -> None:
 def test_what_control_has_to_say_goes_before_a_new_route(engine: Engine) -> None:
     """CREATED, for one, or the route that it is about would leave it one slot in 32."""
     sending = link(engine, cells=1)
+    assert [tick(sending) for _ in range(2)] == [[0], [0]]
     sending.control.extend([b"frame"] * 3)
     sending.add_lane(Source(256).lane(engine, 200_000))  # all there is
     assert [tick(sending) for _ in range(6)] == [[1], [1], [1], [256], [256], [256]]
@@ -186,6 +187,17 @@ def test_a_dropped_session_leaves_nothing(engine: Engine) -> None:
     assert [len(things) for things in left] == [0, 0, 0, 0]
     fill(sending)
     assert sending.ready == 0
+    with pytest.raises(ValueError, match="no key"):
+        engine.fill([sending.filler], 0)
+
+
+def test_keys_that_a_lost_neighbour_has_not_confirmed_are_not_sent_on(engine: Engine) -> None:
+    sending = link(engine)
+    sending.set_session(3, 4, OTHER_KEY, OTHER_KEY, confirm=True)
+    sending.drop_session()
+    sending.switch()
+    fill(sending)
+    assert sending.ready == 0
 
 
 @given(cells=st.integers(1, 40), frames=st.integers(0, 20))
@@ -208,41 +220,3 @@ def test_the_queue_of_a_route_that_had_to_wait_needs_no_slip(cells: int, frames:
         for _ in range(slots):
             queue.take(now)
     assert queue.slips == 0
-
-
-def test_what_changes_between_two_ticks_is_in_the_next(engine: Engine) -> None:
-    """Links of one beat of which each is asked only when one of them has changed."""
-    convoy = Convoy(Beat(TICK, 0, bytes), engine)
-
-    def joined(handle: int) -> PlaneLink:
-        made = PlaneLink(handle, NARROW, Endpoint("raw", "10.0.0.2", 0), convoy, 6, engine)
-        convoy.add(made)
-        return made
-
-    def go() -> None:
-        convoy.prepare(convoy.beat.tick)
-        convoy.emitted(*convoy.beat.advance(convoy.beat.deadline))
-
-    def sent() -> list[int]:
-        return [made.stats().cells_sent for made in links]
-
-    links = [joined(1), joined(2)]
-    go()
-    assert sent() == [0, 0]
-    links[0].set_session(1, 2, KEY, KEY, confirm=False)
-    go()
-    go()
-    assert sent() == [12, 0]
-    links[1].set_session(3, 4, KEY, KEY, confirm=False)
-    links[0].shake(b"h" * NARROW.datagram_len)
-    go()
-    assert bytes(links[0].outbox.views[0]) == b"h" * NARROW.datagram_len
-    go()
-    assert bytes(links[0].outbox.views[0][:4]) == word(DatagramType.DATA, 2).to_bytes(4, "big")
-    assert sent() == [24, 12]
-    links[0].drop_session()
-    go()
-    assert (sent(), links[0].ready) == ([24, 18], 0)
-    convoy.remove(links[1])
-    go()
-    assert (sent(), convoy.beat.cells) == ([24, 18], 6)

@@ -10,6 +10,7 @@ from anonnet.bench.planes import join
 from anonnet.proto import orders as o
 from anonnet.proto.engine import Engine
 from anonnet.proto.inbox import NAME_LEN, STRIDE, Inbox
+from anonnet.proto.lane import KEPT_SESSIONS
 from anonnet.proto.plane import Plane
 from anonnet.proto.profile import Schedule
 from anonnet.spec import NARROW
@@ -82,3 +83,19 @@ def test_when_a_neighbour_was_last_heard_outlives_its_keys(pair: Pair) -> None:
         assert pair.link.stats().last_received == now
     pair.near.obey(o.DropSession(LINK))
     assert pair.link.stats().last_received == 8
+
+
+def test_counts_of_what_came_outlive_the_keys(pair: Pair) -> None:
+    def counts() -> tuple[int, int]:
+        stats = pair.link.stats()
+        return stats.cells_received, stats.cells_missed
+
+    pair.hear(pair.seal(), HOME)
+    pair.hear(pair.seal()[1:], HOME)
+    assert counts() == (3, 1)
+    for index in range(2, 3 + KEPT_SESSIONS):  # until those that were used have been thrown away
+        pair.near.obey(o.SetSession(LINK, index, index, os.urandom(32), os.urandom(32), confirm=True))
+    assert pair.hear(pair.seal(), HOME) == []
+    assert counts() == (3, 1)
+    pair.near.obey(o.DropSession(LINK))
+    assert counts() == (3, 1)
