@@ -4,6 +4,7 @@
 #                   minutes; one group of it: make bench BENCH=micro)
 # make check        ruff, mypy --strict, import-linter
 # make sanitize     the native data plane under the address and undefined-behaviour sanitizers (4 minutes)
+# make sanitize-threads     its threads under the thread sanitizer (1 minute)
 # sudo make install     command, units and user on this host; PREFIX (/usr/local), OPT (/opt/anonnet), DESTDIR
 # sudo make uninstall   takes them back; PURGE=1: configuration, keys and user too
 # make clean        remove what make made
@@ -63,6 +64,8 @@ BENCH ?= all
 SANITIZED := build/sanitized
 SANITIZER := -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
 SANITIZE ?= tests/proto -k "not leave_nothing and not leaves_nothing and not takes_little and not fork"
+THREAD_SANITIZER := -g -fno-omit-frame-pointer -fsanitize=thread
+SANITIZE_THREADS ?= tests/proto tests/bench/test_crew.py -k "(crew or 2-threads or 3-threads) and not another_core"
 
 PREFIX ?= /usr/local
 OPT ?= /opt/anonnet
@@ -81,7 +84,7 @@ define find_python
 	if [[ -z $$python ]]; then echo "no Python of 3.11 or later: apt install python3, or name one with PYTHON=" >&2; exit 1; fi
 endef
 
-.PHONY: help lab test pytest bench check sanitize packages environment venv clean install uninstall
+.PHONY: help lab test pytest bench check sanitize sanitize-threads packages environment venv clean install uninstall
 
 help:
 	@sed -n 's/^# \?//; 1,/^$$/p' Makefile
@@ -105,14 +108,25 @@ check: venv
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# In a copy of the tree, so that what is in use stays as it is. Without pytest's capture, or a report would go with it.
+# In a copy of the tree, so that what is in use stays as it is; built with $(1).
+define build_sanitized
+	rm -rf $(SANITIZED); mkdir -p $(SANITIZED); \
+	cp -r anonnet tests setup.py pyproject.toml README.md LICENSE $(SANITIZED); \
+	cd $(SANITIZED); CFLAGS="$(1)" $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace --force
+endef
+
+# Without pytest's capture, or a report would go with it.
 sanitize: venv
-	@rm -rf $(SANITIZED); mkdir -p $(SANITIZED)
-	@cp -r anonnet tests setup.py pyproject.toml README.md LICENSE $(SANITIZED)
-	@cd $(SANITIZED); CFLAGS="$(SANITIZER)" $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace --force
+	@$(call build_sanitized,$(SANITIZER))
 	@cd $(SANITIZED); PYTHONPATH=. PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
 	    LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	    $(CURDIR)/$(BIN)/python -m pytest -s -q -m "not root" $(SANITIZE)
+
+# Without address randomisation, which puts things where older thread sanitizers want their own.
+sanitize-threads: venv
+	@$(call build_sanitized,$(THREAD_SANITIZER))
+	@cd $(SANITIZED); setarch -R env PYTHONPATH=. LD_PRELOAD="$$(gcc -print-file-name=libtsan.so)" \
+	    $(CURDIR)/$(BIN)/python -m pytest -s -q -m "not root" $(SANITIZE_THREADS)
 
 # Packages are looked up each time (milliseconds); apt runs only when one is missing, removes nothing, and starts
 # no service: policy-rc.d says no meanwhile, and those that come with the tests are not for the next boot either.
