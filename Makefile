@@ -49,10 +49,11 @@ TEST_PACKAGES := \
 	dovecot-submissiond   \
 	proxychains4          \
 	torsocks              \
+	openssh-server        \
 	systemd-container     \
 	mmdebstrap            \
 	dnsmasq-base
-TEST_SERVICES := vsftpd dovecot
+TEST_SERVICES := vsftpd:vsftpd dovecot:dovecot openssh-server:ssh
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -149,8 +150,8 @@ packages:
 	    apt-get update -q; \
 	    apt-get install -q -y --no-remove --no-install-recommends "$${missing[@]}" </dev/null; \
 	    for service in $(TEST_SERVICES); do \
-	        if [[ " $${missing[*]}" == *" $$service"* ]] && command -v systemctl >/dev/null; then \
-	            systemctl disable -q $$service || true; \
+	        if [[ " $${missing[*]}" == *" $${service%:*}"* ]] && command -v systemctl >/dev/null; then \
+	            systemctl disable -q $${service#*:} || true; \
 	        fi; \
 	    done; \
 	fi

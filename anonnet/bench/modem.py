@@ -41,6 +41,7 @@ MODEM_BUFFER: Final = 1 << 16  # bytes that wait for the line
 SSH_PORT: Final = 22
 PRIVILEGE_SEPARATION: Final = Path("/run/sshd")  # which Debian's sshd insists on
 READY: Final = b"ready"
+KEY: Final = b"k"
 
 
 class Interactive(msgspec.Struct):
@@ -194,8 +195,9 @@ def _type(lab: Live, files: Keys, keys: int) -> tuple[float, list[float]]:
 def _press(terminal: int, pause_s: float) -> float:
     time.sleep(pause_s)
     began = time.monotonic()
-    os.write(terminal, b"k")
-    _read(terminal)
+    os.write(terminal, KEY)
+    while KEY not in _read(terminal):
+        pass
     return time.monotonic() - began
 
 
