@@ -59,7 +59,7 @@ def test_two_users_then_two_destinations_come_from_two_exits(lab: LiveLab) -> No
         assert len(four) == len(six) == 1
         assert four | six == {"x1", "x2"}
 
-        three = ("--circuits", "3", "--isolate", "user", "--distinct-exits", "true", "--wait", "3")
+        three = ("--circuits", "3", "--isolate", "user", "--distinct-exits", "true", "--wait", "8")
         failed = lab.run(CALLER, "anonnet-tun", "up", *three)
         assert failed.returncode == 1
         assert "circuit 3: no exit is left that no other circuit has" in failed.stderr

@@ -171,7 +171,7 @@ def test_a_full_link(lab: LiveLab) -> None:
     lab.up()
     try:
         with unchanged(lab, "r1"):
-            said = refused(lab, "r1", "anonnet-tun status", "anonnet-tun", "up", "--hops", "2", "--wait", "3")
+            said = refused(lab, "r1", "anonnet-tun status", "anonnet-tun", "up", "--hops", "2", "--wait", "8")
         assert "slots" in said
         assert lab.status().state == "up"
     finally:

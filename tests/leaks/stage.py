@@ -115,6 +115,11 @@ class Stage:
         self._stack.callback(holder.end)
         return holder
 
+    @property
+    def unseen(self) -> list[str]:
+        """Probes that have not reached the wire since the last column began."""
+        return [name for number, name in self.wire.names.items() if not self.wire.probes[number]]
+
     def burst(self) -> None:
         """Send every probe once, and wait until the wire would have shown them."""
         self.nested.tell("burst")

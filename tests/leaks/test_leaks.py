@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -42,8 +42,9 @@ def test_matrix(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     with stage.column(CONTROL):
         flows.tell("talk")
         flows.tell("close")
-    unseen = [stage.wire.names[number] for number in stage.wire.names if not stage.wire.probes[number]]
-    assert not unseen, "these probes prove nothing, since they are not seen when nothing is up"
+    with suppress(AssertionError):  # those of the nested host pass two cables: the last may come after the mark
+        until(lambda: not stage.unseen, SLOW, "all probes")
+    assert not stage.unseen, "these probes prove nothing, since they are not seen when nothing is up"
     flows.end()
     flows = stage.open_flows()
 

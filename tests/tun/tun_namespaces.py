@@ -157,6 +157,7 @@ class Wire:
     """Packet socket on the far end of the host's only wire; a last marked datagram says that all is in."""
 
     def __init__(self) -> None:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # what leaves by one core stays in order
         netns.setns(OUTSIDE)
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))  # ETH_P_ALL
         self._socket.bind(("eth0", 0))
