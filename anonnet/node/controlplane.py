@@ -32,7 +32,7 @@ async def _run(given: Inherited) -> int:
     serving = asyncio.create_task(service.serve())
     reporting = asyncio.create_task(vitals.report(control, given.notifier, serving))
     await control.stopping.wait()
-    # Once is enough: the keeper says it again when the data plane has ended, to a loop that may be half closed.
+    # Once is enough: the keeper says it again when the data plane has ended, and the loop may be half closed.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     reporting.cancel()
     given.notifier.say("STOPPING=1")

@@ -42,7 +42,7 @@ def test_matrix(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     with stage.column(CONTROL):
         flows.tell("talk")
         flows.tell("close")
-    with suppress(AssertionError):  # those of the nested host pass two cables: the last may come after the mark
+    with suppress(AssertionError):  # the nested host is two cables away: its last may come after the mark
         until(lambda: not stage.unseen, SLOW, "all probes")
     assert not stage.unseen, "these probes prove nothing, since they are not seen when nothing is up"
     flows.end()
