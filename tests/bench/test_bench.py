@@ -94,8 +94,9 @@ def read_nothing() -> None:
 
 def encipher() -> None:
     cipher, text = AESGCM(bytes(16)), bytes(2**20)
+    room = bytearray(len(text) + 16)  # or the kernel would be busy with new memory
     while True:
-        cipher.encrypt(bytes(12), text, None)
+        cipher.encrypt_into(bytes(12), text, None, room)
 
 
 def counts_nothing_anew(sampler: Sampler) -> bool:
@@ -122,7 +123,7 @@ def test_samples_tell_whose_time_it_is(work: Callable[[], None], name: str) -> N
             until(lambda: counts_nothing_anew(sampler), 60, "a process that stands still")
     finally:
         end_all([pid])
-    assert getattr(shares, name) > 0.6
+    assert getattr(shares, name) > 0.5, "the kernel's part has what other processes' packets take"
     assert shares.kernel + shares.ciphers + shares.own == pytest.approx(1)
     assert shares.samples > 500
 
