@@ -6,6 +6,8 @@ Exit codes: 0 done; 1 not done, with one line that says why and how to mend it; 
 
 from __future__ import annotations
 
+import errno
+import math
 import sys
 import traceback
 from collections.abc import Callable
@@ -19,6 +21,8 @@ from anonnet import __version__
 from anonnet.errors import AnonNetError
 
 DEFAULT_CONFIG: Final = "/etc/anonnet/anonnet.toml"
+MOST_SECONDS: Final = 1_000_000  # twelve days; a socket's time-out has a limit, too
+_NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # whatever was to be written
 F = TypeVar("F", bound=Callable[..., Any])
 
 # name: (module and attribute, what help says); in the order in which a new operator needs them
@@ -110,10 +114,27 @@ class LazyGroup(click.Group):
                 raise
             raise Failure(f"the Python package {error.name} is missing: pip install '.[lab]'") from None
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in _NO_ROOM:
+                where = error.filename or "what this command prints or keeps"
+                raise Failure(f"cannot write {where}: {error.strerror}") from None
             if ctx.params["debug"] or ctx.invoked_subcommand == "run":
                 raise  # the daemon's log wants all of it
             what = f"a bug of ours: {type(error).__name__}: {error}"
             raise Bug(f"{what}: please report what `anonnet-tun --debug` shows") from None
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds, `least` or more. A range alone lets "nan" pass, which no deadline comes after."""
+
+    def __init__(self, least: float = 0) -> None:
+        super().__init__(least, MOST_SECONDS)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it, or say what is wrong with it."""
+        seconds = float(super().convert(value, param, ctx))
+        if math.isnan(seconds):
+            self.fail(f"{value} is no number of seconds.", param, ctx)
+        return seconds
 
 
 def _config_option(*names: str) -> Callable[[F], F]:
@@ -124,7 +145,8 @@ def _config_option(*names: str) -> Callable[[F], F]:
         default=DEFAULT_CONFIG,
         show_default=True,
         show_envvar=True,
-        type=click.Path(dir_okay=False, path_type=Path),
+        # Who may not read it is told so, and what to do, by `load`.
+        type=click.Path(dir_okay=False, readable=False, path_type=Path),
         help="Configuration file.",
     )
 

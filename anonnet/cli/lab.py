@@ -14,6 +14,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from anonnet.cli import Seconds
 from anonnet.crypto.suite import DEFAULT_SUITE, SUITE_CODES
 from anonnet.lab import network, nodes, topology
 from anonnet.lab.place import CORE, WEB, Place
@@ -50,7 +51,13 @@ def layout_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--chain", is_flag=True, help="Only caller - r1 - r2 .. - x1: no idle link."),
         click.option("--transport", type=click.Choice(["raw", "udp"]), default="raw", show_default=True),
-        click.option("--hops", default=3, show_default=True, help="Relays and exit of a route."),
+        click.option(
+            "--hops",
+            default=3,
+            show_default=True,
+            type=click.IntRange(1, 16),
+            help="Relays and exit of a route.",
+        ),
         click.option("--rate", default="10m", show_default=True, help="Profile of every link."),
         click.option("--exits", default=1, show_default=True),
         click.option("--relays", default=4, show_default=True),
@@ -103,7 +110,7 @@ def execute(ctx: click.Context, host: str, command: tuple[str, ...]) -> None:
 @lab.command()
 @click.argument("host")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--seconds", type=float, help="End by itself after so long; else at ^C.")
+@click.option("--seconds", type=Seconds(), help="End by itself after so long; else at ^C.")
 @click.option("--snaplen", default=network.SNAPLEN, show_default=True, help="Bytes kept of each packet.")
 def capture(host: str, file: Path, seconds: float | None, snaplen: int) -> None:
     """Capture HOST's outer interface (of core: all its ports) into FILE, a pcap."""
@@ -162,7 +169,9 @@ def weather(hosts: tuple[str, ...], everything: bool, clear: bool, **values: flo
 @lab.command()
 @layout_options
 @click.option("--mesh", is_flag=True, help="The layout of `lab up`, not the chain.")
-@click.option("--seconds", default=8.0, show_default=True, help="How long each picture of the wire is.")
+@click.option(
+    "--seconds", default=8.0, show_default=True, type=Seconds(1), help="How long each picture of the wire is."
+)
 def demo(mesh: bool, seconds: float, **options: object) -> None:
     """Build a lab, show that it does its work, and remove it. Exit code 0 only if all of it held."""
     from anonnet.lab.demo import run  # noqa: PLC0415  the audit needs numpy, the rest does not

@@ -63,10 +63,8 @@ def init(
 def keygen(config_path: Path, state_dir: Path | None, force: bool) -> None:
     """Make this node's keys and print its id."""
     directory = state_dir or configuration.load(config_path).node.state_dir
-    if force:
-        (directory / KEYS_FILE).unlink(missing_ok=True)
     keys = NodeKeys.generate()
-    path = save_keys(keys, directory)
+    path = save_keys(keys, directory, replace=force)
     click.echo(f"wrote {path}", err=True)
     click.echo(node_id_text(keys.node_id))
 

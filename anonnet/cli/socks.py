@@ -21,7 +21,7 @@ from typing import Final
 
 import click
 
-from anonnet.cli import config_option
+from anonnet.cli import Seconds, config_option
 from anonnet.cli.host import in_place
 from anonnet.cli.probe import wait_for_echo
 from anonnet.errors import OperatorError
@@ -29,7 +29,7 @@ from anonnet.node import api
 from anonnet.node.client import Client
 from anonnet.node.config import check_listen, load
 from anonnet.node.notify import Notifier
-from anonnet.node.peers import find_node, read_peers, require_link
+from anonnet.node.peers import find_exit, read_peers, require_link
 from anonnet.node.privileges import User, become, die_with_parent, find_user
 from anonnet.node.sections import Config
 from anonnet.proto.isolation import MAX_CIRCUITS, Isolation
@@ -49,8 +49,8 @@ FILES_MORE: Final = 64
 @config_option
 @click.option("--listen", help="Address and port.  [default: socks.listen of the configuration]")
 @click.option("--circuits", type=click.IntRange(1, MAX_CIRCUITS), help="Circuits at once, unless up.")
-@click.option("--exit", "exit_", help="Id of the exit, or auto; unless up.")
-@click.option("--wait", default=60.0, show_default=True, type=click.FloatRange(1), help="Seconds to try for.")
+@click.option("--exit", "exit_", help="Id or name of the exit, or auto; unless up.")
+@click.option("--wait", default=60.0, show_default=True, type=Seconds(1), help="Seconds to try for.")
 @click.option("-v", "--verbose", is_flag=True, help="Show every change to this host.")
 def socks(
     config_path: Path, listen: str | None, circuits: int | None, exit_: str | None, wait: float, verbose: bool
@@ -69,7 +69,7 @@ def socks(
     except ValueError as error:
         raise OperatorError(f"cannot listen at {listen}", str(error)) from None
     user = find_user(config.node.user)
-    exit_id = exit_ if exit_ in (None, "auto") else find_node(peers, exit_)
+    exit_id = find_exit(peers, exit_)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # undo then, too
     notifier = Notifier.take(os.environ, os.getpid())
     number = circuits or config.socks.circuits

@@ -14,7 +14,7 @@ import click
 import msgspec
 from rich.console import Console
 
-from anonnet.cli import config_option
+from anonnet.cli import Seconds, config_option
 from anonnet.cli.host import in_place, up_settings
 from anonnet.cli.outside import lan_ranges, running
 from anonnet.cli.probe import wait_for_echo
@@ -23,9 +23,10 @@ from anonnet.errors import OperatorError
 from anonnet.node import api
 from anonnet.node.client import Client
 from anonnet.node.config import load
-from anonnet.node.peers import Peer, find_node, read_peers, require_link
+from anonnet.node.peers import Peer, find_exit, find_node, read_peers, require_link
 from anonnet.node.sections import Config
-from anonnet.proto.isolation import MAX_CIRCUITS, Isolation
+from anonnet.proto.isolation import MAX_CIRCUITS, Isolation, check_isolation
+from anonnet.proto.redundancy import parse_redundancy
 from anonnet.tun import warden
 from anonnet.tun.commands import require_net_admin
 from anonnet.tun.host import HostSession, Phase, change
@@ -58,8 +59,8 @@ class Steps:
 
 @click.command()
 @config_option
-@click.option("--wait", default=60.0, show_default=True, type=click.FloatRange(1), help="Seconds to try for.")
-@click.option("--exit", "exit_", help="Id of the exit, or auto.")
+@click.option("--wait", default=60.0, show_default=True, type=Seconds(1), help="Seconds to try for.")
+@click.option("--exit", "exit_", help="Id or name of the exit, or auto.")
 @click.option("--exclude", multiple=True, help="Id, name or network of nodes to keep out; repeatable.")
 @click.option("--hops", type=click.IntRange(1, 16), help="Relays and exit of a route.")
 @click.option("--routes", type=click.IntRange(1, 8), help="Routes of the circuit, through different relays.")
@@ -81,10 +82,11 @@ def up(
     config = load(config_path)
     peers = require_caller(config, str(config_path))
     deadline = time.monotonic() + wait
-    exit_id = exit_ if exit_ in (None, "auto") else find_node(peers, exit_)
+    exit_id = find_exit(peers, exit_)
     distinct = DISTINCT[distinct_exits] if distinct_exits else None
-    excluded = tuple(text if _is_network(text) else find_node(peers, text) for text in exclude)
+    excluded = tuple(_excluded(peers, text) for text in exclude)
     request = api.Up(exit_id, hops, routes, redundancy, wait, circuits, isolate, distinct, excluded)
+    _require_possible(config, peers, request)
     users = Isolation(isolate or config.caller.isolate) is Isolation.USER
     settings = up_settings(config, peers, users)
     if lan is not None:
@@ -127,9 +129,11 @@ def up(
             _check(config, steps, deadline)
             host.keep()
         except BaseException:
-            steps.did("failed", "undoing all of it")
-            with contextlib.suppress(OperatorError):
-                client.call(api.Down(), api.Status)  # before the device goes
+            try:
+                steps.did("failed", "undoing all of it")  # if anybody still reads this
+            finally:
+                with contextlib.suppress(OperatorError):
+                    client.call(api.Down(), api.Status)  # before the device goes
             raise
     steps.did("up", "all of this host's traffic goes through the network")
 
@@ -144,6 +148,15 @@ def require_caller(config: Config, source: str) -> list[Peer]:
         raise OperatorError("this node is an exit, which forwards for others", hint)
     require_net_admin()
     return peers
+
+
+def _require_possible(config: Config, peers: list[Peer], request: api.Up) -> None:
+    """Raise for what the daemon would refuse: before this host is touched, and its connections with it."""
+    wanted = config.caller
+    parse_redundancy(request.redundancy or wanted.redundancy)
+    check_isolation(Isolation(request.isolate or wanted.isolate), request.circuits or wanted.circuits)
+    if request.exit is None:
+        find_exit(peers, wanted.exit)
 
 
 def _adjust(config: Config, users: bool, lan: tuple[str, ...] | None, echo: Callable[[str], None]) -> None:
@@ -167,12 +180,16 @@ def _through(circuit: api.CircuitStatus) -> str:
     return ", ".join(show_hops(route) for route in circuit.routes) or "no route"
 
 
-def _is_network(text: str) -> bool:
+def _excluded(peers: list[Peer], text: str) -> str:
+    """Return a network as it is, else the id of the node that is meant."""
     try:
         ip_network(text)
-    except ValueError:
-        return False
-    return True
+    except ValueError as no_network:
+        try:
+            return find_node(peers, text)
+        except OperatorError as error:
+            raise OperatorError(f"{error.what}, and {no_network}", error.hint) from None
+    return text
 
 
 def _silent(_line: str) -> None:

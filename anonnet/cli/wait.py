@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from anonnet.cli import config_option
+from anonnet.cli import Seconds, config_option
 from anonnet.cli.host import current
 from anonnet.errors import OperatorError
 from anonnet.node.config import load
@@ -18,7 +18,7 @@ EVERY: Final = 0.2  # seconds between two looks
 
 @click.command()
 @config_option
-@click.option("--timeout", default=60.0, show_default=True, type=click.FloatRange(0), help="Seconds.")
+@click.option("--timeout", default=60.0, show_default=True, type=Seconds(), help="Seconds.")
 @click.option(
     "--for", "wish", type=click.Choice(["up", "links", "down", "blocked"]), default="up", show_default=True,
     help="links: every link of the node is up.",
@@ -33,6 +33,8 @@ def wait(config_path: Path, timeout: float, wish: str) -> None:
         if report.state == wish or (wish == "links" and links and set(links) == {"up"}):
             return
         if time.monotonic() >= deadline:
-            state = f"{links.count('up')} of {len(links)} links are up" if wish == "links" else report.state
-            raise OperatorError(f"not {wish} within {timeout:g} s: {state}", "see `anonnet-tun status`")
+            what = f"this host is {report.state}, not {wish},"
+            if wish == "links":
+                what = f"{links.count('up')} of {len(links)} links are up"
+            raise OperatorError(f"{what} after {timeout:g} s", "see `anonnet-tun status`")
         time.sleep(EVERY)

@@ -1,7 +1,7 @@
 """A node's three key pairs, and the one file that keeps them (state directory, mode 0600).
 
 The file is JSON: a version, the private keys in hex, and a checksum that tells a damaged file from a
-changed identity. It is written whole or not at all, and never over another.
+changed identity. It is written whole or not at all, and over another only if told.
 """
 
 from __future__ import annotations
@@ -63,8 +63,11 @@ class NodeKeys:
         return self.onion.public_key().public_bytes_raw()
 
 
-def save_keys(keys: NodeKeys, state_dir: Path) -> Path:
-    """Write the keys and return the file's path; OperatorError when there are keys, or it is no use."""
+def save_keys(keys: NodeKeys, state_dir: Path, *, replace: bool = False) -> Path:
+    """Write the keys and return the file's path; OperatorError if it cannot be written, or is there.
+
+    With `replace`, keys that are there go when the new ones are safely on disk, and not before.
+    """
     path = state_dir / KEYS_FILE
     temporary = state_dir / f".{KEYS_FILE}.{os.getpid()}"
     secrets = {name: getattr(keys, name).private_bytes_raw().hex() for name in _NAMES}
@@ -72,8 +75,8 @@ def save_keys(keys: NodeKeys, state_dir: Path) -> Path:
     text = msgspec.json.format(found, indent=1).decode() + "\n"
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.exists():
-            raise OperatorError(f"{path} exists", "remove it first if this node shall have a new identity")
+        if path.exists() and not replace:
+            raise OperatorError(f"{path} exists", "if this node shall have a new identity: keygen --force")
         try:
             _write(temporary, text)
             temporary.rename(path)
@@ -94,6 +97,8 @@ def load_keys(state_dir: Path) -> NodeKeys:
             text = file.read(_MAX_FILE + 1)
     except FileNotFoundError as error:
         raise OperatorError(f"{path} does not exist", "run `anonnet-tun keygen`") from error
+    except PermissionError as error:
+        raise OperatorError(f"may not read {path}", "run this with sudo") from error
     except OSError as error:
         raise OperatorError(f"cannot read {path} ({error.strerror})", "check who owns it") from error
     if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o077:

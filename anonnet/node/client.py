@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -36,18 +36,17 @@ class Client:
         fds: Sequence[int] = (),
         timeout: float = 10.0,
     ) -> A:
-        """Send a request and wait `timeout` seconds for its answer."""
-        deadline = time.monotonic() + timeout
+        """Send a request and wait `timeout` seconds for its answer. What `on_progress` raises is raised."""
         with self._connect() as sock:
-            try:
-                sock.settimeout(timeout)
-                socket.send_fds(sock, [encode(request)], list(fds))
-                return self._read(sock, answer, on_progress, deadline)
-            except TimeoutError:
-                hint = "ask again with more time, or look at its log"
-                raise OperatorError(f"the daemon did not answer within {timeout:g} s", hint) from None
-            except OSError as error:
-                raise OperatorError("the daemon went away", f"look at its log ({error.strerror})") from None
+            for line in _exchange(sock, encode(request), fds, timeout):
+                response = _decode(_RESPONSES, line)
+                if isinstance(response, Progress):
+                    on_progress(response)
+                elif isinstance(response, Failed):
+                    raise OperatorError(response.what, response.hint)
+                else:
+                    return _decode(msgspec.json.Decoder(answer), bytes(response.result))
+        raise OperatorError("the daemon ended before it answered", "look at its log for the reason")
 
     def _connect(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -65,27 +64,29 @@ class Client:
             raise OperatorError(f"cannot use {self.path}", error.strerror or str(error)) from None
         return sock
 
-    def _read(
-        self, sock: socket.socket, answer: type[A], on_progress: Callable[[Progress], None], deadline: float
-    ) -> A:
-        buffer = bytearray()
+
+def _exchange(
+    sock: socket.socket, request: bytes, fds: Sequence[int], timeout: float
+) -> Iterator[bytes | bytearray]:
+    """Send a request and yield the lines of what comes back, until the daemon ends."""
+    deadline = time.monotonic() + timeout
+    buffer = bytearray()
+    try:
+        sock.settimeout(timeout)
+        socket.send_fds(sock, [request], list(fds))
         while len(buffer) <= MAX_LINE:
             sock.settimeout(max(0.001, deadline - time.monotonic()))
             received = sock.recv(65536)
             if not received:
-                raise OperatorError("the daemon ended before it answered", "look at its log for the reason")
-            buffer += received
-            *lines, rest = buffer.split(b"\n")
-            buffer = rest
-            for line in lines:
-                response = _decode(_RESPONSES, line)
-                if isinstance(response, Progress):
-                    on_progress(response)
-                elif isinstance(response, Failed):
-                    raise OperatorError(response.what, response.hint)
-                else:
-                    return _decode(msgspec.json.Decoder(answer), bytes(response.result))
-        raise OperatorError("the daemon's answer has no end", "restart the daemon after an upgrade")
+                return
+            *lines, buffer = (buffer + received).split(b"\n")
+            yield from lines
+    except TimeoutError:
+        hint = "ask again with more time, or look at its log"
+        raise OperatorError(f"the daemon did not answer within {timeout:g} s", hint) from None
+    except OSError as error:
+        raise OperatorError("the daemon went away", f"look at its log ({error.strerror})") from None
+    raise OperatorError("the daemon's answer has no end", "restart the daemon after an upgrade")
 
 
 def _decode(decoder: msgspec.json.Decoder[A], line: bytes | bytearray) -> A:

@@ -76,6 +76,17 @@ def require_link(peers: list[Peer], source: str) -> None:
         raise ConfigError(f"{source}: no peer to link with", hint)
 
 
+def find_exit(peers: list[Peer], text: str | None) -> str | None:
+    """Return what to ask for: None and "auto" as they are, else the full id of the exit that is meant."""
+    if text is None or text == "auto":
+        return text
+    found = find_node(peers, text)
+    known = next(one.descriptor for one in peers if node_id_text(one.descriptor.node_id) == found)
+    if not (known.exit4 or known.exit6):
+        raise OperatorError(f"{text} is no exit", "`anonnet-tun peers` says which nodes are")
+    return found
+
+
 def find_node(peers: list[Peer], text: str) -> str:
     """Return the full id of the peer that `text` means: its id, the beginning of it, or its name."""
     ids = [node_id_text(peer.descriptor.node_id) for peer in peers]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -103,6 +104,23 @@ def test_keys_are_replaced_only_when_told(node: Node) -> None:
     assert made.stdout.strip() != node_id_text(before)
 
 
+def test_keys_stay_where_their_successors_cannot_be_written(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.init()
+    before = load_keys(node.directory / "state")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        failed = node.run("keygen", "--force")
+    assert (failed.exit_code, failed.stderr.count("\n")) == (1, 1)
+    assert load_keys(node.directory / "state").node_id == before.node_id
+    assert [path.name for path in (node.directory / "state").iterdir()] == ["keys.json"]
+
+
 def test_keygen_without_a_configuration(node: Node) -> None:
     assert "anonnet-tun init -c" in node.run("keygen").stderr
     made = node.run("keygen", "--state-dir", str(node.directory))
@@ -128,6 +146,25 @@ def test_a_node_alone_cannot_go_up(node: Node) -> None:
 def test_usage_errors_are_2(node: Node) -> None:
     assert node.run("sideways").exit_code == 2
     assert node.run("up", "--hops", "0").exit_code == 2
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "1e300", "soon"])
+@pytest.mark.parametrize(
+    "argv", [("up", "--wait"), ("socks", "--wait"), ("wait", "--timeout"), ("lab", "demo", "--seconds")]
+)
+def test_seconds_are_a_number_that_a_clock_reaches(node: Node, argv: tuple[str, ...], seconds: str) -> None:
+    result = node.run(*argv, seconds)
+    assert result.exit_code == 2
+    assert argv[-1] in result.stderr
+
+
+def test_a_full_disk_is_no_bug() -> None:
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "anonnet.cli", "completion", "bash"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("anonnet-tun: cannot write")
+    assert done.stderr.count("\n") == 1
 
 
 def test_bugs_are_said_to_be_ours(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

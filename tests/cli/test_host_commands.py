@@ -99,7 +99,7 @@ def test_wait_returns_when_up(host: Host) -> None:
     host.start_daemon()
     late = host.anonnet("wait", "--timeout", "0.5")
     assert late.returncode == 1
-    assert "not up within 0.5 s: down" in late.stderr
+    assert "this host is down, not up, after 0.5 s" in late.stderr
     assert host.anonnet("wait", "--for", "links", "--timeout", "30").returncode == 0
     starter = threading.Thread(target=host.anonnet, args=("up",))
     starter.start()

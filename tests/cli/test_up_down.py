@@ -7,6 +7,7 @@ antest-cli-PID
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 
@@ -54,6 +55,42 @@ def test_a_failed_up_leaves_no_trace(host: Host, mood: str, reason: str) -> None
     assert up.stderr.count("\n") == 1
     assert host.snapshot() == before
     assert host.state() == (3, "down")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--exit", "hazel"), "hazel is no exit"),
+        (("--redundancy", "thrice"), "unknown redundancy 'thrice'"),
+        (("--circuits", "2"), "nothing says what goes into which"),
+        (("--exclude", "192.0.2.1/24"), "no node '192.0.2.1/24' is known, and 192.0.2.1/24 has"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_asked(
+    host: Host, options: tuple[str, ...], reason: str
+) -> None:
+    """There is no daemon: who got as far as asking it would hear that instead."""
+    up = host.anonnet("up", *options)
+    assert up.returncode == 1
+    assert reason in up.stderr
+    assert up.stdout == ""
+
+
+def test_an_up_that_nobody_reads_is_undone_to_the_last(host: Host) -> None:
+    """`anonnet-tun up | head -0`, and its daemon keeps no circuit either."""
+    before = host.snapshot()
+    host.start_daemon()
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as nowhere:
+        command = host.command("-m", "anonnet.cli", "up")
+        up = subprocess.run(
+            command, env=host.environment, stdout=nowhere, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    assert up.returncode != 0
+    assert b"Traceback" not in up.stderr
+    assert host.snapshot() == before
+    assert "no circuit" in host.anonnet("circuits").stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

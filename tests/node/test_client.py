@@ -89,6 +89,17 @@ def test_up_hands_over_the_device(daemon: Daemon, tmp_path: Path) -> None:
     assert api.decode_request(daemon.line) == api.Up(hops=3)
 
 
+def test_who_cannot_tell_the_progress_says_so_itself(daemon: Daemon, tmp_path: Path) -> None:
+    """`anonnet-tun debug | head -1`: the reader has gone, not the daemon."""
+    daemon.answer(api.encode(api.Progress("create r1")), api.encode(api.done(STATUS)))
+
+    def tell(progress: api.Progress) -> None:
+        raise BrokenPipeError(progress.text)
+
+    with pytest.raises(BrokenPipeError, match="create r1"):
+        Client(tmp_path).call(api.GetStatus(), api.Status, tell)
+
+
 def test_failures_keep_their_hint(daemon: Daemon, tmp_path: Path) -> None:
     daemon.answer(api.encode(api.Failed("no exit is known", "add a peer that is one")))
     with pytest.raises(OperatorError) as caught:
