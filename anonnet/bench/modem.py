@@ -140,7 +140,7 @@ def _sshd(lab: Live, sshd: str) -> Iterator[Keys]:
         "AuthorizedKeysFile": files.own.with_suffix(".pub"),
         "PidFile": "none",
         "StrictModes": "no",  # a lab's directory is nobody's home
-        "UsePAM": "no",
+        "UsePAM": "yes",  # or a root whose password is locked, as on most hosts with sudo, is not let in
     }
     command = [sshd, "-D", "-e", "-f", "/dev/null", *_options(options)]
     process = lab.popen(WEB, command, stderr=subprocess.PIPE)
