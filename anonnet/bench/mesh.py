@@ -24,7 +24,6 @@ from anonnet.lab.topology import Host, Link, Role, Topology
 REACH: Final = 2  # a node's neighbours on either side of the ring
 THIRD: Final = 3  # one caller and one exit among so many
 FIRST_PORT: Final = 5202  # of the servers of iperf3: one serves one caller at a time
-SHARE: Final = 0.25  # of its first link, for a route: so that those who call last find room, too
 ECHOES: Final = 40
 
 
@@ -57,7 +56,7 @@ def lay_out(nodes: int, rate: str, transport: str = "raw") -> Topology:
     pairs = {frozenset((at, (at + step) % nodes)) for at in range(nodes) for step in range(1, REACH + 1)}
     links = [Link(*(hosts[at].name for at in sorted(pair))) for pair in sorted(pairs, key=sorted)]
     hops = min(3, nodes - 1)
-    return Topology((*hosts, Host(WEB, Role.WEB, -1)), tuple(links), hops, rate, transport, share=SHARE)
+    return Topology((*hosts, Host(WEB, Role.WEB, -1)), tuple(links), hops, rate, transport)
 
 
 def measure(nodes: int, rate: str, seconds: float) -> Mesh:

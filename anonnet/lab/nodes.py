@@ -114,7 +114,7 @@ def config_text(place: Place, topology: Topology, host: Host, invites: Mapping[s
         ),
         ("[transport]", {"addresses": [address_of(topology, host)]}),
         ("[links]", {"profile": topology.rate}),
-        ("[caller]", {"hops": topology.hops, "share": topology.share}),
+        ("[caller]", {"hops": topology.hops}),
     ]
     if host.role is Role.EXIT:
         # The lab's Internet is a documentation range, which an exit may well refuse otherwise.

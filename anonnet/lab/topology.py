@@ -82,10 +82,7 @@ class Link(msgspec.Struct, frozen=True):
 
 
 class Topology(msgspec.Struct, frozen=True):
-    """A whole lab. `hops` counts the relays and the exit of a route; links run over IP version `ip`.
-
-    `share` is what a route takes of its first link, where it is the first to ask.
-    """
+    """A whole lab. `hops` counts the relays and the exit of a route; links run over IP version `ip`."""
 
     hosts: tuple[Host, ...]
     links: tuple[Link, ...]
@@ -94,7 +91,6 @@ class Topology(msgspec.Struct, frozen=True):
     transport: str
     ip: int = 4
     suite: str = DEFAULT_SUITE
-    share: float = 1.0
 
     @property
     def nodes(self) -> tuple[Host, ...]:

@@ -1,6 +1,12 @@
 """Admission control: a link never promises more slots than it has (design 5).
 
 Rates are millicells per second; `out` is what this node sends. Both ends of a link keep the same books.
+
+First come, first served would leave those who come last nothing. So a relay with many links promises one
+route at most a part of what is still free of the next (`parts_of`): whoever comes finds something, and when
+a route that has more than others is replaced, its successor is refused as much. The part hangs on what
+everybody can know, the number of links, and on nothing that others have or want: slots that were given back
+on demand would tell whoever demands them whose route goes where (docs/threats.md).
 """
 
 from __future__ import annotations
@@ -14,6 +20,13 @@ CONTROL_SHARE: Final = 32  # one slot in so many is never promised: control chan
 CONTROL_LEAST: Final = 400  # nor fewer than so many millicells a second: on the slowest links, below 28.8
 # kbit/s, rekeying would else take longer than keys last, and the link would go down
 TEST_SHARE: Final = 64  # and a caller leaves one in so many free for `ping` and debugging runs
+FEW_LINKS: Final = 3  # a relay with no more is a stage of somebody's chain, and promises all that it has ...
+PARTS: Final = 4  # ... others to one route at most one of so many parts; a power of two: callers halve
+
+
+def parts_of(links: int) -> int:
+    """Return in how many parts a relay with so many links divides what is free of one of them."""
+    return PARTS if links > FEW_LINKS else 1
 
 
 class LinkBudget:
@@ -35,9 +48,14 @@ class LinkBudget:
         """The same for those that it receives."""
         return self.capacity_in - sum(in_ for _, in_ in self._promised.values())
 
-    def reserve(self, route: int, out: int, in_: int) -> bool:
-        """Promise slots to a route; False, and nothing changed, if there are not enough."""
-        if route in self._promised or out > self.free_out or in_ > self.free_in:
+    def reserve(self, route: int, out: int, in_: int, parts: int = 1) -> bool:
+        """Promise slots to a route; False, and nothing changed, if there are not enough.
+
+        It gets one of so many parts of what is free at most; a thin one may have the last.
+        """
+        if 2 * TEST_SHARE * out <= self.capacity_out and 2 * TEST_SHARE * in_ <= self.capacity_in:
+            parts = 1
+        if route in self._promised or out * parts > self.free_out or in_ * parts > self.free_in:
             return False
         self._promised[route] = (out, in_)
         return True

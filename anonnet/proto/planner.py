@@ -2,7 +2,8 @@
 
 A route begins with a guard, shares no relay with the circuit's other routes and ends at the circuit's exit
 (proto.guards); among the paths left the choice is even and random. Paths that have just failed come last.
-When every path says that it has no slots, the next round asks for half.
+It asks for no more than the path's relays can promise one route (proto.budget), and for half when a few
+paths say that they have no slots, or all do; after an hour for twice as much again.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from anonnet.ids import NodeId
-from anonnet.proto.budget import TEST_SHARE
+from anonnet.proto.budget import TEST_SHARE, parts_of
 from anonnet.proto.caller import Caller, OwnRoute
 from anonnet.proto.guards import Exits, Guards, guards_wanted
 from anonnet.proto.neighbours import Neighbour, Neighbours
 from anonnet.proto.path import EXCLUDE_NOTHING, Exclusion, KnownNode, choose, paths, related
 from anonnet.wire.control import Reason
 
-LEAST_SCALE: Final = 64  # a circuit asks for no less than this part of what its first link has free
+LEAST_SCALE: Final = 64  # a circuit asks for no less than this part of what it would have
+REFUSALS: Final = 2  # paths without slots, before it asks for half
+REGAIN_NS: Final = 3_600_000_000_000  # after asking for half: ask for twice as much again
 FULL_SHARE: Final = 256  # a link with less than one in so many of its slots to spare is full
 BRIDGE_CELLS: Final = 60  # per second: over a thinner bridge (proto.keeper) cells are late by a set-up
 
@@ -71,19 +74,23 @@ class Planner:
         self._random = random
         self._share = share
         self._scale = 1
+        self._scaled_at = 0  # ns
+        self._regaining = False  # whether the last change was for more
         self._failed: set[tuple[NodeId, ...]] = set()
-        self._short_of_slots = False
+        self._refusals = 0  # for want of slots
 
     def begin(self, terms: Terms) -> None:
         """Plan on other terms; what failed is forgotten."""
         self.terms = terms
         self._scale = 1
-        self._failed.clear()
+        self._regaining = False
+        self.forgive()
 
     # -- plans ------------------------------------------------------------------------------------
 
     def plan(self, routes: Sequence[OwnRoute], wanted: int, exit_id: NodeId | None, now: int) -> Plan | None:
         """Plan one more route beside these, of `wanted` in all, to an exit (None: as wished)."""
+        self._regain(now)
         nodes, firsts = self._field(routes, wanted, now)
         exits = self._exits(nodes, exit_id, now)
         offers = [(first, rate) for first in firsts if (rate := self._rate(first))]
@@ -92,9 +99,9 @@ class Planner:
                 for first, rate in offers:
                     path = choose(self._paths(nodes, first, end, (), again), self._random)
                     if path is not None:
-                        return Plan(path, rate)
+                        return Plan(path, self._fit(rate, path, first))
             if self._failed and not again:
-                self._all_failed()
+                self._all_failed(now)
         if not routes:
             self.trouble = self._why_no_path(firsts, bool(exits), bool(offers))
         return None
@@ -106,6 +113,7 @@ class Planner:
 
     def successor(self, old: OwnRoute, others: Sequence[OwnRoute], wanted: int, now: int) -> Plan | None:
         """Plan a route that can open while `old` is still there: away from its links if possible."""
+        self._regain(now)
         nodes, firsts = self._field(others, wanted, now)
         end = old.path[-1].node_id
         offers = [(first, rate) for first in firsts if (rate := self._rate(first, old))]
@@ -113,7 +121,7 @@ class Planner:
             for first, rate in offers:
                 path = choose(self._paths(nodes, first, end, avoid, False), self._random)
                 if path is not None:
-                    return Plan(path, rate)
+                    return Plan(path, self._fit(rate, path, first))
         return None
 
     def bridge(self, old: OwnRoute, now: int) -> Plan | None:
@@ -121,17 +129,17 @@ class Planner:
         nodes, firsts = self._field((), 1, now)
         end = old.path[-1].node_id
         for first in firsts:
-            rate = first.budget.free_out // self._scale, first.budget.free_in // self._scale
-            if min(rate) >= BRIDGE_CELLS * 1000:
+            rate = first.budget.free_out, first.budget.free_in
+            if min(rate) >= BRIDGE_CELLS * 1000 * self._scale:
                 path = choose(self._paths(nodes, first, end, (), True), self._random)
-                if path is not None:
-                    return Plan(path, rate)
+                if path is not None and min(fit := self._fit(rate, path, first)) >= BRIDGE_CELLS * 1000:
+                    return Plan(path, fit)
         return None
 
     def opened(self, path: Sequence[KnownNode]) -> None:
         """A route along this path has opened."""
         self.trouble = ""
-        self._failed.clear()
+        self.forgive()
 
     def lasted(self, path: Sequence[KnownNode]) -> None:
         """A route along this path has lived its life."""
@@ -145,14 +153,16 @@ class Planner:
         circuit until its exit is given up. `beside`: slots may be those of the route that it was to follow.
         """
         self._failed.add(tuple(node.node_id for node in path))
-        self._short_of_slots |= reason is Reason.NO_SLOTS and not beside
         self.trouble = reason.text
+        if reason is Reason.NO_SLOTS:
+            self._refused(beside, now)
         if young and not (beside and reason is Reason.NO_SLOTS):
             self._ends.guards.failed(path[0].node_id, now)
 
     def forgive(self) -> None:
         """What failed may well work now: slots have come free."""
         self._failed.clear()
+        self._refusals = 0
 
     def guarded(self, wanted: int, now: int) -> bool:
         """Whether any guard is up."""
@@ -204,12 +214,35 @@ class Planner:
             if again or tuple(node.node_id for node in path) not in self._failed:
                 yield path
 
-    def _all_failed(self) -> None:
+    # -- how much ---------------------------------------------------------------------------------
+
+    def _refused(self, beside: bool, now: int) -> None:
+        """A path has no slots. `beside` another route, it may be that one which has them."""
+        if not beside:
+            self._refusals += 1
+            if self._refusals >= REFUSALS:
+                self._halve(now)
+        elif self._regaining:
+            self._halve(now)
+
+    def _all_failed(self, now: int) -> None:
         """Every path has failed: begin anew, with less if it was for want of slots."""
-        self._failed.clear()
-        if self._short_of_slots and self._scale < LEAST_SCALE:
-            self._scale *= 2
-        self._short_of_slots = False
+        if self._refusals:
+            self._halve(now)
+        self.forgive()
+
+    def _halve(self, now: int) -> None:
+        self._scale = min(2 * self._scale, LEAST_SCALE)
+        self._scaled_at = now
+        self._regaining = False
+        self._refusals = 0
+
+    def _regain(self, now: int) -> None:
+        """Ask for more again: those who had the slots may have gone."""
+        if self._scale > 1 and now - self._scaled_at >= REGAIN_NS:
+            self._scale //= 2
+            self._scaled_at = now
+            self._regaining = True
 
     def _why_no_path(self, firsts: Sequence[Neighbour], exits: bool, offers: bool) -> str:
         if not firsts:
@@ -228,7 +261,7 @@ class Planner:
         return f"no path of {self.terms.hops} hops over the links that the peers' invites name"
 
     def _rate(self, first: Neighbour, old: OwnRoute | None = None) -> Rate | None:
-        """Return what to ask of the first link; None if it is full.
+        """Return what the first link has for a route; None if it is full.
 
         What must be kept free counts from when `old`, if any, has given its slots back. With next to nothing
         to spare a route could be had, but no cell of its set-up would pass in time.
@@ -242,7 +275,7 @@ class Planner:
             if spare * FULL_SHARE <= capacity:
                 return 0
             fair = min(spare, (spare + ours) // self.sharers)
-            return max(1, int(fair * self._share) // self._scale)
+            return max(1, int(fair * self._share))
 
         rate = (
             part(budget.free_out, budget.capacity_out, sum(out for out, _ in own), back[0]),
@@ -257,4 +290,21 @@ class Planner:
             min(old_rate, int(capacity * self._share) // self.sharers)
             for old_rate, capacity in zip(old.rate, (budget.capacity_out, budget.capacity_in), strict=True)
         )
-        return all(2 * new >= least for new, least in zip(rate, due, strict=True))
+        return all(2 * new >= least * self._scale for new, least in zip(rate, due, strict=True))
+
+    def _fit(self, rate: Rate, path: Sequence[KnownNode], first: Neighbour) -> Rate:
+        """Return what to ask for along a path whose first link has so much: all of it, or one of few sizes.
+
+        A size of its own would tell relays that are not neighbours that they have the same route.
+        """
+        parts = max((parts_of(len(node.neighbours)) for node in path[:-1]), default=1)
+        if parts == self._scale == 1:
+            return rate
+
+        def size(capacity: int, most: int) -> int:
+            part = int((capacity - capacity // TEST_SHARE) * self._share) // (self.sharers * parts)
+            while part > most:
+                part //= 2
+            return max(1, part // self._scale)
+
+        return size(first.budget.capacity_out, rate[0]), size(first.budget.capacity_in, rate[1])

@@ -28,6 +28,7 @@ from anonnet.crypto.suite import Suite
 from anonnet.errors import PeerFault
 from anonnet.ids import RouteId
 from anonnet.proto import orders as o
+from anonnet.proto.budget import parts_of
 from anonnet.proto.exits import ExitCircuits
 from anonnet.proto.neighbours import Host, Neighbour, Neighbours
 from anonnet.proto.stream import Stream, StreamFull
@@ -242,7 +243,9 @@ class Relay:
             reason = Reason.NO_LINK
         elif onward.format is not route.towards.format:
             reason = Reason.BAD_FORMAT
-        elif not onward.budget.reserve(handle, route.forward_rate, route.backward_rate):
+        elif not onward.budget.reserve(
+            handle, route.forward_rate, route.backward_rate, parts_of(len(self._neighbours))
+        ):
             reason = Reason.NO_SLOTS
         if reason is not Reason.NONE or onward is None:
             self._signal(route, signal.ExtendRefused(reason), now)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from anonnet.errors import OperatorError
 from anonnet.lab.topology import Role, Topology, build
+from anonnet.proto.budget import parts_of
 
 
 def test_default_lab_has_two_disjoint_three_hop_routes() -> None:
@@ -73,3 +74,9 @@ def test_impossible_labs_say_how_to_mend_them(options: dict[str, int]) -> None:
 def test_an_unknown_host_is_named_with_the_known_ones() -> None:
     with pytest.raises(OperatorError, match=r"r9.*caller, r1"):
         build().host("r9")
+
+
+def test_relays_of_the_usual_lab_keep_nothing_back_from_its_only_caller() -> None:
+    lab = build()
+    relays = [host.name for host in lab.nodes if host.role is Role.RELAY]
+    assert {parts_of(len(lab.neighbours(name))) for name in relays} == {1}

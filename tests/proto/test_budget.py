@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from anonnet.proto.budget import CONTROL_LEAST, CONTROL_SHARE, LinkBudget
+from anonnet.proto.budget import CONTROL_LEAST, CONTROL_SHARE, FEW_LINKS, LinkBudget, parts_of
 from anonnet.proto.orders import RATE_UNIT
 from anonnet.proto.profile import NAMED, Schedule, parse_profile
 
@@ -80,3 +80,29 @@ def test_every_named_profile_has_room_for_a_route() -> None:
         budget = LinkBudget(parse_profile(name).schedule("raw", 4))
         assert budget.reserve(1, budget.capacity_out, budget.capacity_in)
         assert not budget.reserve(2, 1, 1)
+
+
+def test_a_part_of_what_is_free_is_the_most_for_one_route() -> None:
+    budget = LinkBudget(Schedule(5_000_000, 16, 16))  # 3,100,000 millicells a second each way to promise
+    assert not budget.reserve(1, 775_001, 775_000, parts=4)
+    assert not budget.reserve(1, 775_000, 775_001, parts=4)
+    assert budget.reserve(1, 775_000, 775_000, parts=4)
+    assert not budget.reserve(2, 581_251, 1, parts=4), "of what is left: 2,325,000"
+    assert budget.reserve(2, 581_250, 581_250, parts=4)
+
+
+def test_many_routes_leave_something_and_thin_ones_get_the_last_of_it() -> None:
+    budget = LinkBudget(Schedule(5_000_000, 16, 16))
+    for route in range(10):
+        assert budget.reserve(route, budget.free_out // 4, budget.free_in // 4, parts=4)
+    thin = 3_100_000 // 128
+    assert budget.free_out > 4 * thin
+    for route in range(10, 17):
+        assert budget.reserve(route, thin, thin, parts=4)
+    assert budget.free_out < thin
+    assert not budget.reserve(17, thin, thin, parts=4)
+
+
+def test_only_relays_with_many_links_keep_some_back() -> None:
+    assert {parts_of(links) for links in range(FEW_LINKS + 1)} == {1}
+    assert {parts_of(links) for links in range(FEW_LINKS + 1, 100)} == {4}
