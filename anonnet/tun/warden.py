@@ -41,9 +41,9 @@ from anonnet.tun.upplan import OWNER, gather_facts, plan_up, saved_settings, wal
 POLL_SECONDS: Final = 1.0
 FULL_SECONDS: Final = 30.0  # so often it looks although nothing seems to have happened
 SUSPENDED_SECONDS: Final = 1.0  # the clock that counts suspended time gained so much on the one that does not
-BEGIN_SECONDS: Final = 10.0  # for the first look
+BEGIN_SECONDS: Final = 30.0  # for the first look, beside whatever else a boot starts
 END_SECONDS: Final = 5.0
-LOCK_SECONDS: Final = 1.0
+LOCK_SECONDS: Final = 5.0
 LOG_BYTES: Final = 200_000
 # linux/rtnetlink.h: link, addresses, routes, rules of both versions; linux/netfilter/nfnetlink.h: nf_tables
 _ROUTE_GROUPS: Final = LINKS | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18
