@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +22,7 @@ from anonnet.node.config import load
 from anonnet.node.peers import Peer, read_peers, require_link
 from anonnet.node.privileges import find_user, require_cling
 from anonnet.node.sections import Config
+from anonnet.proto.profile import Profile
 from anonnet.tun import cgroup, commands, lockdown, nft, warden
 from anonnet.tun.dns import dns_facts, nameservers
 from anonnet.tun.host import host_state
@@ -29,6 +30,9 @@ from anonnet.tun.upplan import supports
 
 Check = Callable[[Config, list[Peer]], str]
 LOCKDOWN_UNIT: Final = "anonnet-lockdown.service"
+BUFFERS: Final = Path("/proc/sys/net/ipv4")
+ECHO_TICKS: Final = 8  # there and back over three hops
+QUEUE_SECONDS: Final = 0.1  # what a fast download keeps waiting besides, so that no slot goes unused
 SLOW_CLOCK_SECONDS: Final = 60  # an invite may be so much younger than this host's clock says
 
 
@@ -67,7 +71,8 @@ def _keys(config: Config, peers: list[Peer]) -> str:
 
 def _links(config: Config, peers: list[Peer]) -> str:
     require_link(peers, "configuration")
-    return f"{sum(peer.link for peer in peers)} neighbours to link with"
+    number = sum(peer.link for peer in peers)
+    return f"{number} neighbour{'s' * (number != 1)} to link with"
 
 
 def _rights(config: Config, peers: list[Peer]) -> str:
@@ -168,6 +173,38 @@ def _dns(config: Config, peers: list[Peer]) -> str:
     return f"{facts.manager.value}: {', '.join(servers)}"
 
 
+def _buffers(config: Config, peers: list[Peer]) -> str:
+    """Whether TCP on this host may keep on its way what all links can: a hint, and no fault."""
+    if config.exit.enabled:
+        return "an exit ends no TCP connection"
+    sent, received = tcp_buffers(one.profile for one in peers if one.link)
+    hints = []
+    for name, need in (("tcp_wmem", sent), ("tcp_rmem", received)):
+        try:
+            least, usual, most = (BUFFERS / name).read_text().split()
+        except (OSError, ValueError):
+            continue
+        if int(most) < need:
+            better = 1 << (need - 1).bit_length()
+            hints.append(f"sysctl -w net.ipv4.{name}='{least} {usual} {better}'")
+    if hints:
+        return f"too small for one connection to fill these links; to mend that: {'; '.join(hints)}"
+    return "TCP may keep on its way what these links hold"
+
+
+def tcp_buffers(profiles: Iterable[Profile]) -> tuple[int, int]:
+    """Return how many bytes the kernel's buffers must be allowed for one TCP connection to fill all links.
+
+    For what is sent and what is received. The kernel counts about twice what it holds (tcp(7)).
+    """
+    sent = received = 0.0
+    for profile in profiles:
+        echo = ECHO_TICKS * profile.schedule("raw", 4).tick_ns / 1e9
+        sent += profile.rate_out / 8 * (echo + QUEUE_SECONDS)
+        received += profile.rate_in / 8 * (echo + QUEUE_SECONDS)
+    return round(2 * sent), round(2 * received)
+
+
 def _host(config: Config, peers: list[Peer]) -> str:
     state = host_state(up_settings(config, []))
     if state.down:
@@ -202,6 +239,7 @@ CHECKS: Final[dict[str, Check]] = {
     "reachability": _reach,
     "clock": _clock,
     "dns": _dns,
+    "buffers": _buffers,
     "node": _daemon,
     "this host": _host,
     "boot": _boot,

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Final
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from anonnet.cli import Seconds
+from anonnet.cli.show import table
 from anonnet.crypto.suite import DEFAULT_SUITE, SUITE_CODES
 from anonnet.lab import network, nodes, topology
 from anonnet.lab.place import CORE, WEB, Place
@@ -94,7 +93,7 @@ def down() -> None:
 @lab.command()
 def status() -> None:
     """Show the hosts, their addresses, and how their links are."""
-    place = Place.from_env()
+    place = _place()
     _print_status(place, network.load(place))
 
 
@@ -104,7 +103,7 @@ def status() -> None:
 @click.pass_context
 def execute(ctx: click.Context, host: str, command: tuple[str, ...]) -> None:
     """Run COMMAND on HOST: `lab exec caller -- anonnet-tun up`. Its exit code is ours."""
-    ctx.exit(network.execute(Place.from_env(), host, command))
+    ctx.exit(network.execute(_place(), host, command))
 
 
 @lab.command()
@@ -114,7 +113,7 @@ def execute(ctx: click.Context, host: str, command: tuple[str, ...]) -> None:
 @click.option("--snaplen", default=network.SNAPLEN, show_default=True, help="Bytes kept of each packet.")
 def capture(host: str, file: Path, seconds: float | None, snaplen: int) -> None:
     """Capture HOST's outer interface (of core: all its ports) into FILE, a pcap."""
-    with network.Capture(Place.from_env(), host, file.absolute(), snaplen=snaplen) as running_capture:
+    with network.Capture(_place(), host, file.absolute(), snaplen=snaplen) as running_capture:
         try:
             time.sleep(seconds if seconds is not None else 10**9)
         except KeyboardInterrupt:
@@ -153,7 +152,7 @@ def capture(host: str, file: Path, seconds: float | None, snaplen: int) -> None:
 @click.option("--clear", is_flag=True, help="End the weather.")
 def weather(hosts: tuple[str, ...], everything: bool, clear: bool, **values: float) -> None:
     """Let the router drop, delay, reorder and duplicate packets by a seeded rule; bare: show the counts."""
-    place = Place.from_env()
+    place = _place()
     network.load(place)
     rule = Rule(**values)  # type: ignore[arg-type]  # click has checked them
     if clear:
@@ -182,6 +181,12 @@ def demo(mesh: bool, seconds: float, **options: object) -> None:
     sys.exit(0 if held else 1)
 
 
+def _place() -> Place:
+    """Return where the lab is, of which only root can see all."""
+    network.require_root()
+    return Place.from_env()
+
+
 @contextmanager
 def _log_shown() -> Iterator[None]:
     """Print the end of a failed part's log before the one line of the error."""
@@ -199,20 +204,17 @@ def _counts(counts: dict[str, int]) -> str:
 
 def _print_status(place: Place, plan: topology.Topology) -> None:
     ids = {name: node_id for node_id, name in nodes.names(place).items()}
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("host", "namespace", "IPv4", "IPv6", "node", "state", "links"):
-        table.add_column(column, no_wrap=True)
+    rows = []
     for host in plan.hosts:
-        cells = [host.name, place.namespace(host.name), str(host.ipv4), str(host.ipv6)]
         if host.name == WEB:
-            cells += ["", "serving" if running(place, WEB, "web") else "not running", ""]
+            node, state, links = "none", "serving" if running(place, WEB, "web") else "not running", "none"
         else:
             neighbours, missing = plan.neighbours(host.name), nodes.missing_links(place, plan, host.name)
-            links = " ".join(f"{name}{'?' if name in missing else ''}" for name in neighbours)
             report = nodes.status(place, host.name)
-            cells += [ids.get(host.name, "")[:8], report.state if report else "not running", links]
-        table.add_row(*cells)
-    Console(soft_wrap=True).print(table)
+            node, state = ids.get(host.name, "none")[:8], report.state if report else "not running"
+            links = " ".join(f"{name}{'?' if name in missing else ''}" for name in neighbours) or "none"
+        rows.append((host.name, place.namespace(host.name), host.ipv4, host.ipv6, node, state, links))
+    click.echo(table("host namespace IPv4 IPv6 node state links", rows))
     click.echo(f"links: {plan.rate} over {plan.transport}, IPv{plan.ip}; a link not up is marked ?")
     click.echo(f"suite: {plan.suite}")
     if running(place, CORE, "weather"):

@@ -23,7 +23,10 @@ SECONDS_FIRST: Final = 70.0  # a route to the node may have to be built
 @click.option("-c", "--count", default=4, show_default=True, type=click.IntRange(1, 1000), help="How many.")
 @click.argument("node")
 def ping(config_path: Path, count: int, node: str) -> None:
-    """Send echoes to NODE: an id, its beginning, or a name."""
+    """Send echoes to NODE: an id, its beginning, or a name.
+
+    They go over a test route, which has few of the links' slots: what `up` carries is much faster.
+    """
     config = load(config_path)
     node_id = find_node(read_peers(config, None, str(config_path)), node)
     report = Client(config.node.run_dir).call(

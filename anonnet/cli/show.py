@@ -35,7 +35,10 @@ def status(ctx: click.Context, config_path: Path, as_json: bool) -> None:
     if as_json:
         _print_json(report)
     else:
-        click.echo(SAYS[report.state])
+        says = SAYS[report.state]
+        if report.lockdown:  # `down` would leave it blocked
+            says = says.replace("`down` opens", "`lockdown off` opens")
+        click.echo(says)
         for warning in report.warnings:
             click.echo(f"warning: {warning}")
         for label, value in (("this node", report.id), ("exit", report.exit), ("data plane", report.engine)):
@@ -44,11 +47,11 @@ def status(ctx: click.Context, config_path: Path, as_json: bool) -> None:
         for line in _of_this_host(report):
             click.echo(line)
         kept = [("guard", report.guards), ("exit", report.exits)]
-        tables = [_table(f"{what} days state", [(k.id[:8], k.days_left, k.state) for k in found])
+        tables = [table(f"{what} days state", [(k.id[:8], k.days_left, k.state) for k in found])
                   for what, found in kept]  # fmt: skip
-        for table in (_circuit_table(report.circuits), *tables, _link_table(report.links)):
-            if table:
-                click.echo(f"\n{table}")
+        for shown in (_circuit_table(report.circuits), *tables, _link_table(report.links)):
+            if shown:
+                click.echo(f"\n{shown}")
         for line in _troubles(report):
             click.echo(line)
     ctx.exit(0 if report.state == "up" else NOT_UP)
@@ -67,7 +70,7 @@ def peers(config_path: Path, as_json: bool) -> None:
         (peer.id, peer.name, "yes" if peer.exit else "no", peer.link or "none", " ".join(peer.addresses))
         for peer in report.peers
     ]
-    click.echo(_table("node name exit link addresses", rows) or "no peers: the configuration names none")
+    click.echo(table("node name exit link addresses", rows) or "no peers: the configuration names none")
 
 
 @click.command()
@@ -123,11 +126,11 @@ def _circuit_table(circuits: Sequence[api.CircuitStatus]) -> str:
         for circuit in circuits
         for route in circuit.routes
     ]
-    tables = [_table("circuit route state cells/tick hops", routes)]
+    tables = [table("circuit route state cells/tick hops", routes)]
     if len(circuits) > 1:
         each = [(circuit.id, circuit.state, circuit.exit[:8] or "none", circuit.keys) for circuit in circuits]
-        tables.insert(0, _table("circuit state exit keys", each))
-    return "\n\n".join(table for table in tables if table)
+        tables.insert(0, table("circuit state exit keys", each))
+    return "\n\n".join(filter(None, tables))
 
 
 def _link_table(links: Iterable[api.LinkStatus]) -> str:
@@ -147,10 +150,10 @@ def _link_table(links: Iterable[api.LinkStatus]) -> str:
         )
         for link in links
     ]
-    return _table("link state over profile tick/us cells/tick sent received missed late skipped", rows)
+    return table("link state over profile tick/us cells/tick sent received missed late skipped", rows)
 
 
-def _table(head: str, rows: Iterable[tuple[object, ...]]) -> str:
+def table(head: str, rows: Iterable[tuple[object, ...]]) -> str:
     """Return aligned columns, numbers to the right, never cut: scripts read them. Empty without rows."""
     cells = [head.split(), *([str(cell) for cell in row] for row in rows)]
     if len(cells) == 1:

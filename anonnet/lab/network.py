@@ -31,6 +31,12 @@ RETIRE_SECONDS: Final = 1.2  # the kernel hands tcpdump a block of packets once 
 READY_SECONDS: Final = 20.0
 
 
+def require_root() -> None:
+    """Raise OperatorError unless this process may make network namespaces, and enter them."""
+    if os.geteuid() != 0:
+        raise OperatorError("the lab makes network namespaces", "run it as root, for instance with sudo")
+
+
 def load(place: Place) -> Topology:
     """Return the lab that is up in this place; OperatorError if none is."""
     try:
@@ -43,8 +49,7 @@ def load(place: Place) -> Topology:
 
 def create(place: Place, topology: Topology) -> None:
     """Make the namespaces and start the Internet host. OperatorError if a lab, or its remains, is there."""
-    if os.geteuid() != 0:
-        raise OperatorError("the lab makes network namespaces", "run it as root, for instance with sudo")
+    require_root()
     if place.record.exists() or namespaces.existing(place):
         raise OperatorError("a lab is already up", "end it with `anonnet-tun lab down`, or use --replace")
     missing = [tool for tool in ("ip", "tcpdump", "iperf3") if shutil.which(tool) is None]

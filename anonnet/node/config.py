@@ -11,8 +11,9 @@ import re
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
+from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -24,6 +25,9 @@ from anonnet.proto.isolation import Isolation, check_isolation
 from anonnet.proto.profile import parse_profile
 from anonnet.proto.redundancy import parse_redundancy
 from anonnet.wire.descriptor import MAX_ADDRESSES, MAX_NAME_LEN
+
+# IP protocols that hosts and routers answer, and that an exit carries for others: ICMP, TCP, UDP, ICMPv6.
+TAKEN: Final = {IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMPV6}
 
 
 def load(path: Path) -> Config:
@@ -75,10 +79,10 @@ def _decode(kind: type, value: object) -> object:
 
 def _cross_check(config: Config, source: str) -> None:
     """Check what no single key's type can say."""
-    if not config.transport.raw and not config.transport.udp:
-        raise ConfigError(f"{source}: transport.raw and transport.udp are off", "set one of them to true")
-    if len(config.transport.addresses) > MAX_ADDRESSES:
-        raise ConfigError(f"{source}: too many transport.addresses", f"keep {MAX_ADDRESSES} at most")
+    _check_transport(config, source)
+    if config.exit.enabled and not (config.exit.ipv4 or config.exit.ipv6):
+        what = f"{source}: exit.ipv4 and exit.ipv6 are off, but exit.enabled is true"
+        raise ConfigError(what, "set one of them to true, or exit.enabled to false")
     _check_tuns(config, source)
     try:
         check_isolation(Isolation(config.caller.isolate), config.caller.circuits)
@@ -103,6 +107,16 @@ def _cross_check(config: Config, source: str) -> None:
             _check_on(config, source, f"peers[{index}]", transport)
 
 
+def _check_transport(config: Config, source: str) -> None:
+    if not config.transport.raw and not config.transport.udp:
+        raise ConfigError(f"{source}: transport.raw and transport.udp are off", "set one of them to true")
+    if len(config.transport.addresses) > MAX_ADDRESSES:
+        raise ConfigError(f"{source}: too many transport.addresses", f"keep {MAX_ADDRESSES} at most")
+    if config.transport.ip_protocol in TAKEN:
+        what = f"{source}: transport.ip_protocol = {config.transport.ip_protocol} is that of other traffic"
+        raise ConfigError(what, "write 253 or 254, which are for experiments (RFC 3692)")
+
+
 def _check_tuns(config: Config, source: str) -> None:
     tuns = {"exit.tun": config.exit.tun, "caller.tun": config.caller.tun, "socks.tun": config.socks.tun}
     for one, other in itertools.combinations(tuns, 2):
@@ -118,9 +132,9 @@ def _texts(config: Config) -> Iterator[tuple[str, Callable[[str], object], str]]
         ("node.family", parse_node_id, config.node.family),
         ("exit.allow", ip_network, exit_.allow),
         ("exit.deny", ip_network, exit_.deny),
-        ("caller.lan", ip_network, caller.lan),
+        ("caller.lan", _read_outside, caller.lan),
         ("caller.exclude", _read_excluded, caller.exclude),
-        ("caller.outside", ip_network, caller.outside),
+        ("caller.outside", _read_outside, caller.outside),
         ("socks.open_to", ip_network, config.socks.open_to),
     ]
     for key, read, texts in lists:
@@ -140,6 +154,11 @@ def _texts(config: Config) -> Iterator[tuple[str, Callable[[str], object], str]]
             yield f"peers[{index}].profile", parse_profile, peer.profile
         if peer.address is not None:
             yield f"peers[{index}].address", parse_address, peer.address
+
+
+def _read_outside(text: str) -> None:
+    if ip_network(text).prefixlen == 0:
+        raise ValueError("with all of the Internet outside, nothing would go through the tunnel")
 
 
 def _read_excluded(text: str) -> None:

@@ -77,8 +77,10 @@ class DataPlaneSection(_Section, frozen=True):
 
     realtime_priority: Annotated[int, Meta(ge=0, le=99)] = 50  # SCHED_FIFO; 0 = off
     lock_memory: bool = True
-    native: Literal["auto"] | bool = "auto"
-    threads: Literal["auto"] | Annotated[int, Meta(ge=1, le=64)] = "auto"
+    native: Annotated[Literal["auto"] | bool, Meta(description='write "auto", true or false')] = "auto"
+    threads: Annotated[
+        Literal["auto"] | Annotated[int, Meta(ge=1, le=64)], Meta(description='write "auto", or 1 to 64')
+    ] = "auto"
 
     @property
     def wants_threads(self) -> int | None:
@@ -118,7 +120,9 @@ class CallerSection(_Section, frozen=True):
     exclude: tuple[str, ...] = ()
     circuits: Annotated[int, Meta(ge=1, le=MAX_CIRCUITS)] = 1
     isolate: Literal["off", "destination", "user"] = "off"
-    distinct_exits: bool | Literal["auto"] = "auto"
+    distinct_exits: Annotated[bool | Literal["auto"], Meta(description='write "auto", true or false')] = (
+        "auto"
+    )
     share: Annotated[float, Meta(gt=0, le=1)] = 1.0  # of a link's free slots, for the circuit
     lan: tuple[str, ...] = ()
     outside: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ What a journal says is done with all rights. So it is read only if nobody else c
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -107,6 +108,8 @@ class Journal:
                 continue
             except (OSError, msgspec.DecodeError) as error:
                 hint = "remove it if `nft list ruleset` and `ip rule` look right"
+                if getattr(error, "errno", 0) == errno.EACCES:  # and not that it is somebody else's
+                    hint = "run this with sudo"
                 raise OperatorError(f"cannot read the journal {path}: {error}", hint) from error
             steps = page.steps
             if page.boot_id != _boot_id():

@@ -50,6 +50,8 @@ _ROUTE_GROUPS: Final = LINKS | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18
 _NFT_GROUP: Final = 1 << 6
 _NETLINK_NETFILTER: Final = 12
 
+_MODULE: Final = "anonnet.tun.warden"  # this one, which is "__main__" to itself
+
 log: Final = logging.getLogger("anonnet.warden")
 
 
@@ -151,7 +153,7 @@ def restart(run_dir: Path) -> None:
     stop(run_dir)
     _pid_file(run_dir).unlink(missing_ok=True)
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "anonnet.tun.warden", str(run_dir)],
+        [sys.executable, "-P", "-m", _MODULE, str(run_dir)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -238,6 +240,8 @@ def _pid(run_dir: Path) -> int:
 def _runs(run_dir: Path) -> bool:
     try:
         lock = os.open(run_dir / "warden.lock", os.O_RDWR | os.O_CLOEXEC)
+    except PermissionError:
+        return _seen(run_dir)
     except OSError:
         return False
     try:
@@ -246,6 +250,14 @@ def _runs(run_dir: Path) -> bool:
         return True
     finally:
         os.close(lock)
+    return False
+
+
+def _seen(run_dir: Path) -> bool:
+    """Return whether the process that the file names is a warden: for users who may not ask the lock."""
+    with contextlib.suppress(OSError, IndexError):
+        pid = _pid_file(run_dir).read_text().split()[0]
+        return _MODULE.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     return False
 
 

@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 
 import anonnet.cli
 from anonnet.cli import COMMANDS, main, show
+from anonnet.cli.doctor import tcp_buffers
 from anonnet.cli.host import combine
 from anonnet.cli.probe import echo_request
 from anonnet.crypto.keys import load_keys
 from anonnet.ids import node_id_text
 from anonnet.node import api
 from anonnet.node.config import load
+from anonnet.proto.profile import parse_profile
 from anonnet.wire.descriptor import parse_invite
 
 ROOT = Path(anonnet.__path__[0]).parent
@@ -156,6 +158,26 @@ def test_seconds_are_a_number_that_a_clock_reaches(node: Node, argv: tuple[str, 
     result = node.run(*argv, seconds)
     assert result.exit_code == 2
     assert argv[-1] in result.stderr
+
+
+@pytest.mark.parametrize("argv", [("status",), ("exec", "r1", "true"), ("weather",), ("capture", "r1", "x")])
+def test_the_lab_is_shown_to_root_only(
+    node: Node, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    result = node.run("lab", *argv)
+    assert result.exit_code == 1
+    assert "run it as root" in result.stderr
+
+
+def test_buffers_for_what_fast_links_keep_on_their_way() -> None:
+    """4 MiB, as usual, do for a link of 100 Mbit/s, and neither for one of 250 nor for two of 100."""
+    usual = 4 << 20
+    fast, faster = parse_profile("100m"), parse_profile("250m")
+    assert max(tcp_buffers([fast])) < usual < min(tcp_buffers([faster]))
+    assert usual < min(tcp_buffers([fast, fast])) < 2 * usual
+    sent, received = tcp_buffers([parse_profile("adsl")])
+    assert received == 8 * sent
 
 
 def test_a_full_disk_is_no_bug() -> None:

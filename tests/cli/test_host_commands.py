@@ -123,6 +123,9 @@ def test_lockdown_blocks_whenever_not_up(host: Host) -> None:
     down = host.anonnet("down")
     assert "lockdown is on" in down.stdout
     assert host.state() == (3, "blocked")
+    blocked = host.anonnet("status").stdout.splitlines()[0]
+    assert "`lockdown off` opens" in blocked
+    assert "`down`" not in blocked
     assert not sends(host, "198.51.100.9")
     assert RESOLV_CONF.read_text() == "nameserver 192.0.2.53\n"
     host.kill_daemon()
@@ -174,6 +177,21 @@ def test_doctor_says_what_is_wrong_and_what_to_do(host: Host) -> None:
     run("ip", "-n", NAME, "route", "del", "default")
     ill = host.anonnet("doctor")
     assert "! addresses     no default route" in ill.stdout
+
+
+def test_doctor_hints_at_buffers_that_are_too_small(host: Host) -> None:
+    def told() -> str:
+        lines = host.anonnet("doctor").stdout.splitlines()
+        return next(line for line in lines if line[2:].startswith("buffers"))
+
+    for name in ("tcp_wmem", "tcp_rmem"):
+        run("ip", "netns", "exec", NAME, "sysctl", "-w", f"net.ipv4.{name}=4096 16384 4194304")
+    assert "sysctl" not in told()
+    run("ip", "netns", "exec", NAME, "sysctl", "-w", "net.ipv4.tcp_wmem=4096 16384 65536")
+    hint = told()
+    assert not hint.startswith("!")
+    assert "sysctl -w net.ipv4.tcp_wmem='4096 16384 524288'" in hint  # 10 Mbit/s for 0.14 s, twice
+    assert "tcp_rmem" not in hint
 
 
 def test_completion_completes_commands(host: Host) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -12,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anonnet.errors import OperatorError
-from anonnet.tun import commands, dns, journal
+from anonnet.tun import commands, dns, journal, warden
 from anonnet.tun.actions import CreateTun, DeleteTun, Nft, RestoreFile, Route, Rule, Run, Sysctl, WriteFile
 from anonnet.tun.dns import DnsFacts, Manager, dns_facts, dns_steps, nameservers
 from anonnet.tun.exit import ExitFacts, ExitSettings, plan_exit
@@ -183,6 +187,39 @@ def test_a_journal_that_others_could_write_is_refused(tmp_path: Path, mode: int)
     (tmp_path / "host.json").chmod(mode)
     with pytest.raises(OperatorError, match="others could have written it"):
         Journal(tmp_path, tmp_path / "state", "host")
+
+
+def test_a_journal_that_only_root_reads_is_not_to_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr("anonnet.tun.journal.read_own", closed)
+    with pytest.raises(OperatorError) as caught:
+        Journal(tmp_path, tmp_path / "state", "host")
+    assert caught.value.hint == "run this with sudo"
+
+
+def test_a_warden_is_seen_by_who_may_not_open_its_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for one, which lives until its standard input ends; then a stranger has its number."""
+
+    def closed(*_arguments: object) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    command = [sys.executable, "-c", "input()"]
+    for name, seen in (("anonnet.tun.warden", True), ("another", False)):
+        with subprocess.Popen([*command, name], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+            (tmp_path / "warden.pid").write_text(f"{process.pid} 1\n")
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "open", closed)
+                assert warden.runs(tmp_path) is seen
+            process.communicate()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", closed)
+        assert not warden.runs(tmp_path)
 
 
 def test_a_journal_is_no_symbolic_link(tmp_path: Path) -> None:
