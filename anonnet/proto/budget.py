@@ -21,7 +21,7 @@ CONTROL_LEAST: Final = 400  # nor fewer than so many millicells a second: on the
 # kbit/s, rekeying would else take longer than keys last, and the link would go down
 TEST_SHARE: Final = 64  # and a caller leaves one in so many free for `ping` and debugging runs
 FEW_LINKS: Final = 3  # a relay with no more is a stage of somebody's chain, and promises all that it has ...
-PARTS: Final = 2  # ... others to one route at most one of so many parts; a power of two: callers halve
+PARTS: Final = 4  # ... others to one route at most one of so many parts; a power of two: callers halve
 
 
 def parts_of(links: int) -> int:

@@ -105,4 +105,4 @@ def test_many_routes_leave_something_and_thin_ones_get_the_last_of_it() -> None:
 
 def test_only_relays_with_many_links_keep_some_back() -> None:
     assert {parts_of(links) for links in range(FEW_LINKS + 1)} == {1}
-    assert {parts_of(links) for links in range(FEW_LINKS + 1, 100)} == {2}
+    assert {parts_of(links) for links in range(FEW_LINKS + 1, 100)} == {4}

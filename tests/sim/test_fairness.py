@@ -20,7 +20,7 @@ from tests.sim.scene import chain, links_up, up
 NODES = 6
 NAMES = tuple(f"n{number + 1}" for number in range(NODES))
 LINKS = tuple((NAMES[at], NAMES[(at + step) % NODES]) for at in range(NODES) for step in (1, 2))
-LEAST = 1 / 17  # of a link; 12 links between 6 callers, with 12 routes of 3 hops, would be a third for each
+LEAST = 1 / 9  # of a link; 12 links between 6 callers' 12 routes of 3 hops would be a third for each route
 
 
 def mesh(seed: int) -> World:
@@ -53,7 +53,7 @@ def test_every_caller_gets_something_whatever_the_order(seed: int) -> None:
     routes = [route for name in order for route in world.nodes[name].core.keepers.routes]
     assert min(min(parts(route)) for route in routes) >= LEAST
     # Few sizes: what one route has does not tell it from others.
-    assert len({route.rate for route in routes}) <= 4
+    assert len({route.rate for route in routes}) <= 3
 
     # An hour after it had to ask for less, a caller asks for twice as much again.
     last = world.nodes[order[-1]]
