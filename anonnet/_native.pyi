@@ -32,6 +32,7 @@ class ForwardQueue(_PythonQueue):
         near: int,
         good: int,
         surplus: float,
+        plenty: float,
         anew: int,
         spacing: int,
     ) -> None: ...

@@ -89,11 +89,11 @@ static int add_all(PyObject *module)
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
         if (PyModule_AddType(module, types[i]) < 0)
             return -1;
-    PyObject *constants = Py_BuildValue("{s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:L,s:L}", "HEADER_LEN", HEADER_LEN, "TAG_LEN",
+    PyObject *constants = Py_BuildValue("{s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:L,s:L,s:i,s:i}", "HEADER_LEN", HEADER_LEN, "TAG_LEN",
                                         TAG_LEN, "CELL_HEADER_LEN", CELL_HEADER_LEN, "RECOGNISED_LEN", RECOGNISED_LEN,
                                         "ROUTE_NULL", ROUTE_NULL, "ROUTE_CONTROL", ROUTE_CONTROL, "STRIDE", STRIDE,
                                         "NAME_LEN", NAME_LEN, "WINDOW", WINDOW, "RATE_UNIT", RATE_UNIT, "MOST_OWED",
-                                        MOST_OWED);
+                                        MOST_OWED, "CAUTION", CAUTION, "MOST_CAUTION", MOST_CAUTION);
     if (constants == NULL || PyModule_AddObject(module, "CONSTANTS", constants) < 0) {
         Py_XDECREF(constants);
         return -1;

@@ -41,6 +41,7 @@ enum {
 };
 #define RATE_UNIT 1000000000000LL /* proto/orders.py */
 #define MOST_OWED (4 * RATE_UNIT)       /* proto/slots.py */
+enum { CAUTION = 4, MOST_CAUTION = 64 }; /* proto/queue.py */
 
 static inline uint32_t get32(const uint8_t *p)
 {
@@ -192,7 +193,8 @@ typedef struct {
     uint8_t **older; /* other cells that are free, the last used last */
     PyObject *format; /* of the rows that Python may want to see */
     long tick, anew, spacing;
-    double majority, surplus, stall;
+    double majority, surplus, plenty, stall;
+    int calm, caution;
     long long missing, slips;
 } QueueObject;
 

@@ -133,7 +133,7 @@ uint8_t *queue_claim(QueueObject *self, uint32_t slot)
     if ((long)ahead < self->near || ahead >= HALF)
         self->late++;
     else if ((long)ahead >= self->good)
-        self->late--;
+        self->late -= 1 + ((long)ahead > self->good);
     if ((long)ahead >= self->ample && ahead < HALF)
         self->early++;
     Waiting *waiting = &self->waiting[slot & self->mask];
@@ -155,10 +155,14 @@ static bool slip(QueueObject *self)
 {
     long long late = self->late, early = self->early;
     self->late = self->early = 0;
-    bool skip = (double)early > self->majority;
-    if (skip)
+    self->calm = (double)-late > self->plenty ? self->calm + 1 : 0;
+    bool skip = (double)early > self->majority || self->calm >= self->caution;
+    if (skip) {
+        self->calm = 0;
         self->next += (uint32_t)self->tick;
-    else if ((double)late <= self->surplus)
+    } else if ((double)late > self->surplus)
+        self->caution = self->caution < MOST_CAUTION / CAUTION ? CAUTION * self->caution : MOST_CAUTION;
+    else
         return false;
     self->slips++;
     return !skip;
@@ -216,13 +220,12 @@ static void queue_dealloc(PyObject *object)
 static PyObject *queue_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"fmt", "capacity", "prefill", "tick", "ample", "majority", "stall", "near", "good",
-                            "surplus", "anew", "spacing", NULL};
+                            "surplus", "plenty", "anew", "spacing", NULL};
     PyObject *format;
     long capacity, prefill, tick, ample, near, good, anew, spacing;
-    double majority, stall, surplus;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Ollllddlldll", names, &format, &capacity, &prefill, &tick, &ample,
-                                     &majority, &stall, &near, &good, &surplus, &anew,
-                                     &spacing))
+    double majority, stall, surplus, plenty;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Ollllddllddll", names, &format, &capacity, &prefill, &tick, &ample,
+                                     &majority, &stall, &near, &good, &surplus, &plenty, &anew, &spacing))
         return NULL;
     if (capacity < 1 || capacity > MAX_CAPACITY || capacity & (capacity - 1) || prefill < 1 || prefill > capacity ||
         tick < 1 || tick > capacity || ample < 1 || ample > 4 * capacity || near < 1 || near > prefill ||
@@ -257,7 +260,7 @@ static PyObject *queue_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     }
     self->prefill = prefill, self->tick = tick, self->ample = ample, self->spacing = spacing;
     self->majority = majority, self->stall = stall, self->near = near, self->good = good, self->anew = anew;
-    self->surplus = surplus;
+    self->surplus = surplus, self->plenty = plenty, self->caution = 1;
     self->fresh = self->unsure = true;
     return (PyObject *)self;
 }

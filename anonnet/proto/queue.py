@@ -13,8 +13,10 @@ substitute in its place; or relays that are not neighbours could mark a route fo
   came with less reserve than `prefill`, or with two ticks too much.
 - *steps*: at nearly a cell a tick, sender and relay leave a tick out now and then, each at moments of its
   own. In between cells come a tick nearer to their turn than else: few of them or many, as these moments
-  happen to lie. So cells come with `n` or `n + 1` in reserve, and `n` must not be 0: a hold is due if there
-  are cells with none and hardly any with 2. These are counted against those.
+  happen to lie. So cells come with `n` or `n + 1` in reserve, and on average it should be one to two: below
+  7/8 a hold is due, above 2 1/8 a skip. These are more than a tick apart, so neither brings about the other.
+  But a relay before this one that drifts, and makes up for it, moves all by a tick to and fro, and only time
+  tells: after each hold, four times as many turns one after the other must ask for a skip.
 
 Slots are owed by the clock: a node that stood still passes over those of the ticks that it skipped
 (`skip`), and so everybody else's schedule goes on to fit; but a queue of which nothing has gone out since it
@@ -33,6 +35,8 @@ from anonnet.wire.cell import CellRow, rows
 SLIP_SPACING: Final = 256  # ticks; a slip is the only thing the next hop can notice
 NEARLY: Final = 0.5  # cells a tick, and less than one: comes in steps
 SURPLUS: Final = 1 / 8  # of all cells: if they come in steps, what few late or replayed ones cannot make up
+CAUTION: Final = 4  # after a hold: turns that must ask for a skip, times this
+MOST_CAUTION: Final = 64  # turns; clocks 100 ppm apart drift by a tick in 40
 LONG_STALL: Final = 0.25  # share of the majority that a stall of this node may seem to be for a slip
 PREFILL_TICKS: Final = 1.0
 DEPTH_TICKS: Final = 4
@@ -50,8 +54,9 @@ class Sizes(NamedTuple):
     majority: float
     stall: float  # skipping more than this begins the count for a slip anew
     near: int  # a cell that comes with less is late
-    good: int  # one that comes with as much makes up for one that is late
+    good: int  # one that comes with as much makes up for one that is late, one with more for two
     surplus: float  # more late ones than this, beyond those, are a reason to hold
+    plenty: float  # fewer late ones than those by more than this are a reason to skip
     anew: int  # a cell so far ahead, while nothing has gone out, says where to begin
 
     @classmethod
@@ -66,27 +71,31 @@ class Sizes(NamedTuple):
         capacity = 1 << max(3, int(DEPTH_TICKS * per_tick + prefill).bit_length())
         cells = SLIP_SPACING * per_tick
         majority = surplus = cells / 2
-        near, good, anew = prefill, _HALF, ample
+        near, good, plenty, anew = prefill, _HALF, cells, ample
         if NEARLY < per_tick < 1:
-            near, good, surplus, anew = 1, 2, cells * SURPLUS, prefill + tick
-        return cls(capacity, prefill, tick, ample, majority, majority * LONG_STALL, near, good, surplus, anew)
+            near, good, anew = 1, 2, prefill + tick
+            surplus, plenty = cells * SURPLUS, cells * (1 + SURPLUS)
+        stall = majority * LONG_STALL
+        return cls(capacity, prefill, tick, ample, majority, stall, near, good, surplus, plenty, anew)
 
 
 class ForwardQueue:
     """Ring of preallocated cells of one route and direction; sizes in cells."""
 
-    __slots__ = ("_ample", "_anew", "_early", "_filled", "_fresh", "_good", "_late", "_majority", "_mask",
-                 "_rows", "_stall", "_surplus", "_synced", "_tick", "_turn", "_unsure", "missing", "near",
-                 "next", "prefill", "received", "slips")  # fmt: skip
+    __slots__ = ("_ample", "_anew", "_calm", "_early", "_filled", "_fresh", "_good", "_late", "_majority",
+                 "_mask", "_caution", "_plenty", "_rows", "_stall", "_surplus", "_synced", "_tick", "_turn",
+                 "_unsure", "missing", "near", "next", "prefill", "received", "slips")  # fmt: skip
 
     def __init__(self, fmt: Format, per_tick: float) -> None:
         (capacity, self.prefill, self._tick, self._ample, self._majority, self._stall, self.near,
-         self._good, self._surplus, self._anew) = Sizes.of(per_tick)  # fmt: skip
+         self._good, self._surplus, self._plenty, self._anew) = Sizes.of(per_tick)  # fmt: skip
         self._rows = rows(fmt, capacity)
         self._filled = [_EMPTY] * capacity
         self._mask = capacity - 1
         self._early = self._late = 0  # cells since the last turn; late: less those that make up for them
         self._turn = 0  # tick at which a slip is allowed
+        self._calm = 0  # turns one after the other in which cells came with plenty
+        self._caution = 1  # how many of them make a skip
         self._synced = False
         self._fresh = True  # nothing has gone out since it began, or began anew
         self._unsure = True  # nobody but the first cells said where to begin
@@ -109,7 +118,7 @@ class ForwardQueue:
         if ahead < self.near or ahead >= _HALF:
             self._late += 1
         elif ahead >= self._good:
-            self._late -= 1
+            self._late -= 1 + (ahead > self._good)
         if self._ample <= ahead < _HALF:
             self._early += 1
         if ahead > self._mask or self._filled[slot & self._mask] == slot:
@@ -155,9 +164,14 @@ class ForwardQueue:
         """Make up for drift by one tick, if most cells since the last turn ask for it; True to hold."""
         late, early = self._late, self._early
         self._late = self._early = 0
-        if early > self._majority:
+        self._calm = self._calm + 1 if -late > self._plenty else 0
+        skip = early > self._majority or self._calm >= self._caution
+        if skip:
+            self._calm = 0
             self.skip(self._tick)
-        elif late <= self._surplus:
+        elif late > self._surplus:
+            self._caution = min(CAUTION * self._caution, MOST_CAUTION)
+        else:
             return False
         self.slips += 1
-        return early <= self._majority
+        return not skip

@@ -16,6 +16,7 @@ from anonnet.crypto.replay import WINDOW
 from anonnet.proto.engine import PYTHON, Engine
 from anonnet.proto.inbox import NAME_LEN, STRIDE
 from anonnet.proto.orders import RATE_UNIT
+from anonnet.proto.queue import CAUTION, MOST_CAUTION
 from anonnet.proto.slots import MOST_OWED
 from anonnet.spec import HEADER_LEN, NARROW, SLOT_MASK, TAG_LEN, Format
 from anonnet.wire.cell import CellRow, rows
@@ -33,6 +34,7 @@ def random_row(fmt: Format, random: Random) -> CellRow:
 def test_both_know_the_same_numbers() -> None:
     own = {"STRIDE": STRIDE, "NAME_LEN": NAME_LEN, "WINDOW": WINDOW}
     own |= {"RATE_UNIT": RATE_UNIT, "MOST_OWED": MOST_OWED}
+    own |= {"CAUTION": CAUTION, "MOST_CAUTION": MOST_CAUTION}
     assert native.module is not None
     for name, value in native.module.CONSTANTS.items():
         assert value == own.get(name, getattr(spec, name, None)), name

@@ -146,8 +146,8 @@ def test_what_is_refused_leaves_nothing(fast: Engine) -> None:
         lambda: onion.add(None, 1),  # type: ignore[arg-type]
         lambda: onion.peel("x", row),  # type: ignore[arg-type]
         lambda: queue.claim("x"),  # type: ignore[arg-type]
-        lambda: module.ForwardQueue(NARROW, 7, 1, 1, 3, 1.0, 1.0, 1, 9, 1.0, 3, spacing=9),
-        lambda: module.ForwardQueue(None, 8, 1, 1, 3, 1.0, 1.0, 1, 9, 1.0, 3, spacing=9),
+        lambda: module.ForwardQueue(NARROW, 7, 1, 1, 3, 1.0, 1.0, 1, 9, 1.0, 1.0, 3, spacing=9),
+        lambda: module.ForwardQueue(None, 8, 1, 1, 3, 1.0, 1.0, 1, 9, 1.0, 1.0, 3, spacing=9),
         lambda: inlet(1, wide, 0),
         lambda: setattr(inlet, "queue", row),
         lambda: fast.lane(1, 1 << 62, 1 << 62, nothing, nothing),
