@@ -15,8 +15,8 @@ substitute in its place; or relays that are not neighbours could mark a route fo
   own. In between cells come a tick nearer to their turn than else: few of them or many, as these moments
   happen to lie. So cells come with `n` or `n + 1` in reserve, and on average it should be one to two: below
   7/8 a hold is due, above 2 1/8 a skip. These are more than a tick apart, so neither brings about the other.
-  But a relay before this one that drifts, and makes up for it, moves all by a tick to and fro, and only time
-  tells: after each hold, four times as many turns one after the other must ask for a skip.
+  But an earlier relay that makes up for its drift moves all cells by a tick, to which they then drift back:
+  after each hold, four times as many turns one after the other must ask for a skip.
 
 Slots are owed by the clock: a node that stood still passes over those of the ticks that it skipped
 (`skip`), and so everybody else's schedule goes on to fit; but a queue of which nothing has gone out since it
@@ -82,8 +82,8 @@ class Sizes(NamedTuple):
 class ForwardQueue:
     """Ring of preallocated cells of one route and direction; sizes in cells."""
 
-    __slots__ = ("_ample", "_anew", "_calm", "_early", "_filled", "_fresh", "_good", "_late", "_majority",
-                 "_mask", "_caution", "_plenty", "_rows", "_stall", "_surplus", "_synced", "_tick", "_turn",
+    __slots__ = ("_ample", "_anew", "_calm", "_caution", "_early", "_filled", "_fresh", "_good", "_late",
+                 "_majority", "_mask", "_plenty", "_rows", "_stall", "_surplus", "_synced", "_tick", "_turn",
                  "_unsure", "missing", "near", "next", "prefill", "received", "slips")  # fmt: skip
 
     def __init__(self, fmt: Format, per_tick: float) -> None:
@@ -165,8 +165,8 @@ class ForwardQueue:
         late, early = self._late, self._early
         self._late = self._early = 0
         self._calm = self._calm + 1 if -late > self._plenty else 0
-        skip = early > self._majority or self._calm >= self._caution
-        if skip:
+        skips = early > self._majority or self._calm >= self._caution
+        if skips:
             self._calm = 0
             self.skip(self._tick)
         elif late > self._surplus:
@@ -174,4 +174,4 @@ class ForwardQueue:
         else:
             return False
         self.slips += 1
-        return not skip
+        return not skips

@@ -353,3 +353,50 @@ def test_few_replayed_cells_move_nothing_at_nearly_a_cell_a_tick(
     cheated.run(range(SLIP_SPACING, 4 * SLIP_SPACING), lambda slot: slot % every == 0)
     assert [went[:2] for went in cheated.went] == [went[:2] for went in honest.went]
     assert sum(there for _, _, there in cheated.went) < sum(there for _, _, there in honest.went)
+
+
+TURN = SLIP_SPACING + 1  # ticks; a little more, so that there is a moment to slip in each
+
+
+@given(source=_EARNED)
+@settings(max_examples=25)
+def test_at_nearly_a_cell_a_tick_two_cells_to_spare_are_made_one(engine: Engine, source: int) -> None:
+    run = Stepping(engine, source)
+    run.run(range(TURN))
+    run.source += STEPS[1]  # it is a cell ahead for good
+    run.run(range(TURN, 6 * TURN))
+    assert len(run.slips) <= 1
+    waits = run.waits(4 * TURN)
+    assert min(waits) >= 1
+    assert sum(waits) <= 2.25 * len(waits)
+    assert all(there for _, _, there in run.went[3:])
+
+
+def held_and_ahead_again(engine: Engine) -> tuple[Stepping, int]:
+    """A queue that has held once, what comes to it a cell ahead of that since; how many ticks it took."""
+    run = Stepping(engine, STEPS[1] // 2)
+    run.run(range(TURN))
+    run.source -= STEPS[1]
+    run.run(range(TURN, 3 * TURN))
+    assert len(run.slips) == 1, "a hold"
+    run.source += STEPS[1]
+    return run, 3 * TURN
+
+
+def test_at_nearly_a_cell_a_tick_no_skip_follows_a_hold_before_it_was_so_for_long(engine: Engine) -> None:
+    run, began = held_and_ahead_again(engine)
+    run.run(range(began, began + 3 * TURN))
+    assert len(run.slips) == 1
+    run.run(range(began + 3 * TURN, began + 6 * TURN))
+    assert len(run.slips) == 2, "a skip"
+    assert set(run.waits(began + 6 * TURN - 100)) == {1, 2}
+
+
+def test_at_nearly_a_cell_a_tick_a_turn_without_plenty_begins_the_wait_anew(engine: Engine) -> None:
+    run, began = held_and_ahead_again(engine)
+    run.run(range(began, began + 3 * TURN))
+    run.source -= STEPS[1]
+    run.run(range(began + 3 * TURN, began + 4 * TURN))
+    run.source += STEPS[1]
+    run.run(range(began + 4 * TURN, began + 7 * TURN))
+    assert len(run.slips) == 1
