@@ -6,8 +6,10 @@ Exit codes: 0 done; 1 not done, with one line that says why and how to mend it; 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -116,11 +118,18 @@ class LazyGroup(click.Group):
         except Exception as error:
             if isinstance(error, OSError) and error.errno in _NO_ROOM:
                 where = error.filename or "what this command prints or keeps"
+                _drop_output()
                 raise Failure(f"cannot write {where}: {error.strerror}") from None
             if ctx.params["debug"] or ctx.invoked_subcommand == "run":
                 raise  # the daemon's log wants all of it
             what = f"a bug of ours: {type(error).__name__}: {error}"
             raise Bug(f"{what}: please report what `anonnet-tun --debug` shows") from None
+
+
+def _drop_output() -> None:
+    """Let what stdout still holds go nowhere; else Python complains of it as it ends, and makes that 120."""
+    with contextlib.suppress(OSError), Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 class Seconds(click.FloatRange):

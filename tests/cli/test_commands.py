@@ -180,10 +180,14 @@ def test_buffers_for_what_fast_links_keep_on_their_way() -> None:
     assert received == 8 * sent
 
 
-def test_a_full_disk_is_no_bug() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_is_no_bug(unbuffered: str) -> None:
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
     with Path("/dev/full").open("wb") as full:
         command = [sys.executable, "-m", "anonnet.cli", "completion", "bash"]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment
+        )
     assert done.returncode == 1
     assert done.stderr.startswith("anonnet-tun: cannot write")
     assert done.stderr.count("\n") == 1

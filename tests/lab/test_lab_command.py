@@ -49,8 +49,14 @@ def test_down_is_harmless_without_a_lab(nowhere: CliRunner) -> None:
     assert (result.exit_code, result.output) == (0, "no lab was up\n")
 
 
-@pytest.mark.parametrize("options", [["--relays", "1"], ["--rate", "fast"], ["--hops", "0"]])
+@pytest.mark.parametrize("options", [["--relays", "1"], ["--rate", "fast"], ["--hops", "9"]])
 def test_impossible_labs_are_refused_before_anything_is_made(nowhere: CliRunner, options: list[str]) -> None:
     result = nowhere.invoke(main, ["lab", "up", *options])
     assert result.exit_code == 1
     assert result.output.count("\n") == 1
+
+
+@pytest.mark.parametrize("hops", ["0", "17", "three"])
+def test_hops_that_no_lab_has_are_a_usage_error(nowhere: CliRunner, hops: str) -> None:
+    result = nowhere.invoke(main, ["lab", "up", "--hops", hops])
+    assert (result.exit_code, "--hops" in result.output) == (2, True)
