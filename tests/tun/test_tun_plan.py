@@ -209,9 +209,12 @@ def test_a_warden_is_seen_by_who_may_not_open_its_lock(
     def closed(*_arguments: object) -> int:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    command = [sys.executable, "-c", "input()"]
+    command = [sys.executable, "-c", "print(flush=True); input()"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     for name, seen in (("anonnet.tun.warden", True), ("another", False)):
-        with subprocess.Popen([*command, name], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        with subprocess.Popen([*command, name], **pipes) as process:
+            assert process.stdout is not None
+            process.stdout.readline()  # while it begins, it has no command line
             (tmp_path / "warden.pid").write_text(f"{process.pid} 1\n")
             with monkeypatch.context() as patch:
                 patch.setattr(os, "open", closed)
